@@ -1,0 +1,100 @@
+"""The traced program as data: operations on named values, every size an expression over groups.
+
+The same program is run (`autoprune.graph.module`), costed (`autoprune.hardware`) and written as ONNX
+(`autoprune.graph.onnx`); a policy only changes the sizes in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from autoprune.graph.dimension import Dimension
+
+
+@dataclass(frozen=True)
+class Ref:
+    """In arguments: the value of this name (an input, a parameter, a buffer or an operation's result)."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Size:
+    """In arguments: an integer that follows the policy. Where the batch is part of it, -1 is written."""
+
+    dimension: Dimension
+
+
+@dataclass(frozen=True)
+class Value:
+    """One tensor (or runtime integer: `dimensions` empty and dtype "int") of the program."""
+
+    name: str
+    dimensions: tuple[Dimension, ...]
+    dtype: str  # "float32", "int64", ... as torch names them
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One ATen operator call.
+
+    Attributes:
+        name: unique; the name of its (first) result. Several results are `name`, `name.1`, `name.2`, ...
+        target: the ATen overload as exported, such as `aten.conv2d.default`; or `getitem` / `operator.mul` on integers.
+        args, kwargs: literals, `Ref`, `Size` and tuples of them. Arguments that were defaults may be absent. A conv's
+            or linear's weight and bias stand here as `Ref`s to parameters even when `module` is set.
+        module: the dotted name of the `nn.Module` this call was lifted to (it then owns the parameters), else None.
+        results: names of its results, in order.
+    """
+
+    name: str
+    target: str
+    args: tuple[Any, ...]
+    kwargs: tuple[tuple[str, Any], ...]
+    module: str | None
+    results: tuple[str, ...]
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """The argument at `position` or by `name`, `default` where absent."""
+        if position < len(self.args):
+            return self.args[position]
+        return dict(self.kwargs).get(name, default)
+
+    def refs(self) -> tuple[str, ...]:
+        """Names of all values it reads, parameters included, in order."""
+        found: list[str] = []
+
+        def visit(item: Any) -> None:
+            if isinstance(item, Ref):
+                found.append(item.name)
+            elif isinstance(item, (tuple, list)):
+                for part in item:
+                    visit(part)
+
+        visit(self.args)
+        visit(tuple(value for _, value in self.kwargs))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A model as traced, in execution order.
+
+    Attributes:
+        inputs: names of the tensor inputs, in the order of the flattened call.
+        outputs: names of the flattened outputs (None where the model returned None).
+        operations: in execution order.
+        values: every input, parameter, buffer and result by name; its dimensions over groups.
+        parameters, buffers: state-dict names (they are values too).
+        input_tree, output_tree: how calls and results nest (`torch.utils._pytree.treespec_dumps`).
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str | None, ...]
+    operations: tuple[Operation, ...]
+    values: dict[str, Value]
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    input_tree: str
+    output_tree: str
