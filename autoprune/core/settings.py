@@ -90,8 +90,7 @@ def validated(model: type[Model], data: object, what: str) -> Model:
     except ValidationError as error:
         details = error.errors(include_url=False)
         first = next((item for item in details if item["type"] == "extra_forbidden"), details[0])
-        more = f" ({len(details) - 1} more problems.)" if len(details) > 1 else ""
-        raise InputError(f"{what}: {_explain(model, first)}{more}") from error
+        raise InputError(f"{what}: {_explain(model, first)}") from error
 
 
 def _explain(model: type[BaseModel], item: Any) -> str:

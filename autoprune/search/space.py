@@ -1,4 +1,4 @@
-"""Search spaces: which widths each dependency group may take, from a YAML of rules, the groups and the hardware's quantum."""
+"""Search spaces: the widths each group may take, from a YAML of rules, the groups and the hardware's quantum."""
 
 from __future__ import annotations
 
@@ -361,7 +361,7 @@ def _variable(
     allowed: Mapping[str, tuple[int, ...]],
     settings: Mapping[str, Mapping[str, Any]],
 ) -> Variable:
-    """One variable over `groups`: the group with the most widths leads, the others take their nearest relative width."""
+    """One variable over `groups`: the group with the most widths leads, the others follow its relative width."""
     leader = max(groups, key=lambda group: len(allowed[group]))
     lead = _thinned(allowed[leader], settings[leader].get("levels"))
     columns = []
@@ -376,8 +376,8 @@ def _why_nothing(graph: DependencyGraph) -> str:
     """Why no group can shrink, for people."""
     if graph.groups:
         return (
-            f"The model has {len(graph.groups)} groups ({', '.join(list(graph.groups)[:3])}, ...), but the rules freeze "
-            "them, match none of them, or leave one width. Widen `match`, lower `minimum` or `multiple`."
+            f"The model has {len(graph.groups)} groups ({', '.join(list(graph.groups)[:3])}, ...), but the rules "
+            "freeze them, match none of them, or leave one width. Widen `match`, lower `minimum` or `multiple`."
         )
     reasons = Counter(item.reason for item in graph.frozen)
     listed = "; ".join(f"{reason} ({count} dimensions)" for reason, count in reasons.most_common(5))

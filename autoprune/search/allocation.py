@@ -1,0 +1,251 @@
+"""Allocation: the whole front of (predicted damage, predicted cost) at once, by dynamic programming over the variables.
+
+Where damage and cost are sums over variables this is a multiple-choice knapsack for all budgets together. Fronts of
+partial solutions are merged one variable at a time and dominated ones dropped (Nemhauser and Ullmann 1969); the result
+is exact as long as no partial front outgrows `MAX_FRONT`, and thinned evenly over cost beyond that.
+
+Latency tables are not sums: a convolution's cost depends on its input *and* its output group. So the cost is linearised
+around the present solutions along the front, allocated, costed truly, and that is repeated from the better ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.errors import InputError
+from autoprune.pareto.dominance import non_dominated
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+Integers: TypeAlias = npt.NDArray[np.int64]
+CostOf: TypeAlias = Callable[[Integers], Floats]  # choices (n, n_variables) -> cost (n,)
+
+MAX_FRONT = 4096  # partial solutions kept after each variable in the separable case
+COUPLED_FRONT = 384  # the same where the cost is only a linearisation
+MAX_PAIRS = 4096  # pair moves tried around one solution
+
+
+def allocate(
+    damage: Sequence[npt.ArrayLike], cost: CostOf, points: int = 32, *, iterations: int = 3, seed: int = 0
+) -> Integers:
+    """Choices along the predicted front of (damage, cost), from the cheapest to the least damaged, without duplicates.
+
+    Args:
+        damage: per variable, the damage of each level.  # n_variables x (n_levels,)
+        cost: true cost of many choices; may couple variables in any way.
+        points: how many choices are wanted; fewer come back where the front has fewer.
+        iterations: how often the cost is linearised anew at most; it stops early once nothing improves.
+        seed: draws the pair moves of the local search where there are too many of them.
+
+    Returns:
+        Levels.  # (<= points, n_variables)
+
+    Raises:
+        InputError: no variables, or fewer than one point.
+    """
+    tables = _tables(damage)
+    if points < 1:
+        raise InputError(f"allocate: expected at least 1 point, got {points}.")
+    archive = _Archive(tables, cost)
+    archive.add(_ladder(tables, points))
+    for _ in range(iterations):
+        before = archive.signature()
+        bases = archive.spread(points)
+        for slopes in linearised(cost, bases, tables):
+            front = allocate_separable(tables, slopes, limit=COUPLED_FRONT)
+            archive.collect(front[spread_places(len(front), 4 * points)])
+        archive.flush()
+        if archive.signature() == before:
+            break
+    _polish(archive, points, np.random.default_rng(seed))
+    return archive.spread(points)
+
+
+def allocate_separable(
+    damage: Sequence[npt.ArrayLike], cost: Sequence[npt.ArrayLike], *, limit: int = MAX_FRONT
+) -> Integers:
+    """The exact front where damage and cost are both sums over the variables.
+
+    Args:
+        damage: per variable, the damage of each level.  # n_variables x (n_levels,)
+        cost: per variable, the cost of each level.  # n_variables x (n_levels,)
+        limit: partial solutions kept after each variable; thinned evenly over cost beyond.
+
+    Returns:
+        Levels of one choice for each point of the front, the cheapest first.  # (n_front, n_variables)
+
+    Raises:
+        InputError: no variables, or tables that do not fit each other.
+    """
+    damages, costs = _tables(damage), _tables(cost)
+    if [len(table) for table in damages] != [len(table) for table in costs]:
+        raise InputError("allocate: expected as many costs as damages for each variable.")
+    total_damage, total_cost = np.zeros(1), np.zeros(1)
+    history: list[tuple[Integers, Integers]] = []
+    for damage_of, cost_of in zip(damages, costs, strict=True):
+        all_damage = (total_damage[:, None] + damage_of[None, :]).reshape(-1)
+        all_cost = (total_cost[:, None] + cost_of[None, :]).reshape(-1)
+        kept = _front(all_damage, all_cost, limit)
+        total_damage, total_cost = all_damage[kept], all_cost[kept]
+        history.append((kept // len(damage_of), kept % len(damage_of)))
+    return _back_track(history)
+
+
+def linearised(cost: CostOf, bases: Integers, damage: Sequence[Floats]) -> list[list[Floats]]:
+    """The cost of moving each variable alone to each level, around each base, less the base's own cost.
+
+    Args:
+        cost: true cost of many choices.
+        bases: choices to linearise around.  # (n_bases, n_variables)
+        damage: gives the number of levels of each variable.
+
+    Returns:
+        Tables of one cost a level, one list of tables a base.  # n_bases x n_variables x (n_levels,)
+    """
+    moves = np.concatenate([single_moves(base, [len(table) for table in damage]) for base in bases])
+    values = np.asarray(cost(moves), dtype=np.float64).reshape(len(bases), -1)
+    own = np.asarray(cost(np.asarray(bases)), dtype=np.float64)
+    cuts = np.cumsum([len(table) for table in damage])[:-1]
+    return [np.split(row - base_cost, cuts) for row, base_cost in zip(values, own, strict=True)]
+
+
+def single_moves(base: Integers, levels: Sequence[int]) -> Integers:
+    """Copies of `base`, one for every level of every variable.  # (sum of levels, n_variables)"""
+    moves = np.repeat(base[None, :], sum(levels), axis=0)
+    columns = np.repeat(np.arange(len(levels)), levels)
+    moves[np.arange(len(moves)), columns] = np.concatenate([np.arange(count) for count in levels])
+    return moves
+
+
+def spread_places(count: int, wanted: int) -> Integers:
+    """At most `wanted` places of 0..count-1, evenly, both ends among them."""
+    return np.unique(np.round(np.linspace(0, count - 1, min(count, wanted))).astype(np.int64))
+
+
+class _Archive:
+    """Choices not dominated in (damage, true cost) so far, sorted by cost."""
+
+    def __init__(self, damage: Sequence[Floats], cost: CostOf) -> None:
+        self.levels = [len(table) for table in damage]
+        self._damage = damage
+        self._cost = cost
+        self._pending: list[Integers] = []
+        self.choices = np.zeros((0, len(damage)), dtype=np.int64)
+        self.values = np.zeros((0, 2))  # damage, cost
+
+    def collect(self, choices: Integers) -> None:
+        """Keep choices for the next `flush`: one cost call serves many."""
+        self._pending.append(choices)
+
+    def add(self, choices: Integers) -> None:
+        self.collect(choices)
+        self.flush()
+
+    def flush(self) -> None:
+        """Cost what is pending and keep what nothing dominates."""
+        fresh = np.unique(np.concatenate(self._pending), axis=0)
+        self._pending = []
+        damage = sum((table[fresh[:, v]] for v, table in enumerate(self._damage)), np.zeros(len(fresh)))
+        values = np.stack([damage, np.asarray(self._cost(fresh), dtype=np.float64)], axis=1)
+        sound = np.isfinite(values).all(axis=1)
+        choices = np.concatenate([self.choices, fresh[sound]])
+        values = np.concatenate([self.values, values[sound]])
+        _, first = np.unique(values, axis=0, return_index=True)  # one choice for each point
+        first = first[non_dominated(values[first])]
+        order = first[np.argsort(values[first, 1], kind="stable")]
+        self.choices, self.values = choices[order], values[order]
+
+    def signature(self) -> bytes:
+        """Changes when, and only when, the front does."""
+        return self.values.tobytes()
+
+    def spread(self, points: int) -> Integers:
+        """At most `points` choices along the front, both ends among them, evenly in cost and in rank by turns.
+
+        Evenly in cost alone would leave out a crowded end of the front, evenly in rank alone a sparse one.
+        """
+        count = len(self.choices)
+        if count <= points:
+            return self.choices
+        cost = self.values[:, 1]
+        targets = np.linspace(cost[0], cost[-1], (points + 1) // 2)
+        chosen = set(np.clip(np.searchsorted(cost, targets, side="right") - 1, 0, count - 1).tolist())
+        if points > 1:
+            chosen |= {0, count - 1}
+        while len(chosen) < points:
+            gaps = np.diff(ordered := sorted(chosen))
+            widest = int(np.argmax(gaps))
+            chosen.add(ordered[widest] + int(gaps[widest]) // 2)
+        return np.asarray(self.choices[sorted(chosen)[:points]])
+
+
+def _tables(tables: Sequence[npt.ArrayLike]) -> list[Floats]:
+    """The tables as float64 vectors of at least one level."""
+    found = [np.asarray(table, dtype=np.float64) for table in tables]
+    if not found or any(table.ndim != 1 or not table.size for table in found):
+        raise InputError("allocate: expected at least one variable, each with at least one level.")
+    return found
+
+
+def _front(damage: Floats, cost: Floats, limit: int) -> Integers:
+    """Places of the non-dominated points, cheapest first, at most about `limit` of them."""
+    order = np.lexsort((damage, cost))
+    sound = order[np.isfinite(damage[order]) & np.isfinite(cost[order])]
+    lowest = np.minimum.accumulate(damage[sound])
+    better = np.ones(len(sound), dtype=np.bool_)
+    better[1:] = damage[sound][1:] < lowest[:-1]
+    kept = sound[better]
+    if len(kept) <= limit:
+        return np.asarray(kept)
+    costs = cost[kept]
+    bins = np.floor((costs - costs[0]) / (costs[-1] - costs[0]) * (limit - 1)).astype(np.int64)
+    last = np.append(bins[1:] != bins[:-1], True)  # the least damaged of each bin
+    last[0] = True
+    return np.asarray(kept[last])
+
+
+def _back_track(history: Sequence[tuple[Integers, Integers]]) -> Integers:
+    """Levels from (parent, level) of each stage.  # (n_front, n_variables)"""
+    place = np.arange(len(history[-1][0]))
+    columns = []
+    for parent, level in reversed(history):
+        columns.append(level[place])
+        place = parent[place]
+    return np.stack(columns[::-1], axis=1).astype(np.int64)
+
+
+def _ladder(damage: Sequence[Floats], points: int) -> Integers:
+    """Choices from narrowest to dense with all variables at the same relative level: the first to linearise around."""
+    steps = np.linspace(0.0, 1.0, max(points, 2))
+    tops = np.array([len(table) - 1 for table in damage])
+    return np.unique(np.round(steps[:, None] * tops[None, :]).astype(np.int64), axis=0)
+
+
+def _polish(archive: _Archive, points: int, rng: np.random.Generator, rounds: int = 4) -> None:
+    """Local search from points along the front: every single move, and one variable narrower while another is wider."""
+    for _ in range(rounds):
+        before = archive.signature()
+        for base in archive.spread(points):
+            archive.collect(single_moves(base, archive.levels))
+            archive.collect(_pair_moves(base, archive.levels, rng))
+        archive.flush()
+        if archive.signature() == before:
+            return
+
+
+def _pair_moves(base: Integers, levels: Sequence[int], rng: np.random.Generator) -> Integers:
+    """`base` with one variable a level narrower and another a level wider; a sample where there are many.  # (n, v)"""
+    narrower = np.flatnonzero(base > 0)
+    wider = np.flatnonzero(base < np.array(levels) - 1)
+    down, up = (grid.reshape(-1) for grid in np.meshgrid(narrower, wider, indexing="ij"))
+    usable = np.flatnonzero(down != up)
+    if len(usable) > MAX_PAIRS:
+        usable = np.sort(rng.choice(usable, MAX_PAIRS, replace=False))
+    moves = np.repeat(base[None, :], len(usable), axis=0)
+    rows = np.arange(len(usable))
+    moves[rows, down[usable]] -= 1
+    moves[rows, up[usable]] += 1
+    return moves
