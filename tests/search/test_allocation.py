@@ -94,9 +94,11 @@ def test_beats_uniform_ratios_and_spreads_along_the_front() -> None:
     found = allocate(damage, cost, points=24)
     assert found.shape == (24, 16)
     assert len(np.unique(found, axis=0)) == 24
-    assert (found[0] == 0).all() and (found[-1] == 7).all()
+    assert (found[0] == 0).all()
+    assert (found[-1] == 7).all()
     costs = cost(found)
-    assert (np.diff(costs) > 0).all() and (np.diff(totals(damage, found)) < 0).all()
+    assert (np.diff(costs) > 0).all()
+    assert (np.diff(totals(damage, found)) < 0).all()
     assert np.diff(costs).max() < 0.15 * (costs[-1] - costs[0])
     ladder = np.repeat(np.arange(8)[:, None], 16, axis=1)
     for row in ladder[1:-1]:
