@@ -1,0 +1,45 @@
+"""Multiply-accumulates as formulas over widths, one an operator class. fvcore counts the same (a test compares them)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from autoprune.graph.dimension import Dimension, Widths, size
+from autoprune.graph.program import Operation, Program, Ref
+
+
+def _numel(dimensions: tuple[Dimension, ...], widths: Widths) -> Any:
+    return math.prod((size(dimension, widths) for dimension in dimensions), start=1)
+
+
+def operation_macs(program: Program, operation: Operation, widths: Widths) -> Any:
+    """MACs of one operation: an int, or an array where widths are arrays; 0 for what multiplies no matrices."""
+    kind = operation.target.split(".")[1] if operation.target.startswith("aten.") else ""
+    result = program.values[operation.name].dimensions
+
+    def operand(position: int) -> tuple[Dimension, ...]:
+        argument = operation.args[position]
+        return program.values[argument.name].dimensions if isinstance(argument, Ref) else ()
+
+    if kind in ("conv1d", "conv2d", "conv3d", "linear"):
+        return _numel(result, widths) * _numel(operand(1)[1:], widths)
+    if kind.startswith("conv_transpose"):
+        return _numel(operand(0), widths) * _numel(operand(1)[1:], widths)
+    if kind in ("matmul", "bmm", "mm"):
+        return _numel(result, widths) * size(operand(0)[-1], widths)
+    if kind in ("addmm", "baddbmm"):
+        return _numel(result, widths) * size(operand(1)[-1], widths)
+    if kind == "scaled_dot_product_attention":
+        query, key, value = operand(0), operand(1), operand(2)
+        scores = _numel(query[:-1], widths) * size(key[-2], widths)
+        return scores * size(query[-1], widths) + scores * size(value[-1], widths)
+    return 0
+
+
+def macs(program: Program, widths: Widths) -> Any:
+    """MACs of the whole program under `widths` (He et al. count: convolutions, linear layers, matrix products)."""
+    total: Any = 0
+    for operation in program.operations:
+        total = total + operation_macs(program, operation, widths)
+    return total

@@ -1,0 +1,314 @@
+"""The traced program as a trainable module, and the smaller module that a policy makes of it.
+
+Operators with state run as `nn.Conv2d`, `nn.Linear`, `nn.BatchNorm2d`, ... under the user's names; the others call ATen.
+Choosing a policy slices tensors and writes sizes: nothing is traced again and the dense model is not copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from autoprune.core.errors import InputError
+from autoprune.graph.dimension import (
+    Concatenation,
+    Dimension,
+    Indices,
+    Product,
+    Width,
+    dense_size,
+    groups_of,
+    has_batch,
+    indices,
+    size,
+)
+from autoprune.graph.lift import make_module, module_input, owned_parameters
+from autoprune.graph.program import Operation, Program, Ref, Size
+
+
+@functools.cache
+def resolve_target(target: str) -> Callable[..., Any]:
+    """The ATen overload of a name such as `aten.relu.default`.
+
+    Raises:
+        InputError: not a known, side-effect-free ATen overload.
+    """
+    namespace, _, rest = target.partition(".")
+    name, _, overload = rest.partition(".")
+    try:
+        found = getattr(getattr(torch.ops.aten, name), overload) if namespace == "aten" and overload else None
+    except (AttributeError, RuntimeError):
+        found = None
+    if found is None or name in ("from_file", "_local_scalar_dense"):
+        raise InputError(f"program: expected a known ATen operator, got '{target}'.")
+    return found  # type: ignore[no-any-return]
+
+
+_INTEGER: dict[str, Callable[..., Any]] = {
+    "operator.add": lambda a, b: a + b,
+    "operator.sub": lambda a, b: a - b,
+    "operator.mul": lambda a, b: a * b,
+    "operator.floordiv": lambda a, b: a // b,
+    "operator.mod": lambda a, b: a % b,
+    "operator.neg": lambda a: -a,
+    "getitem": lambda a, b: a[b],
+}
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One operation, ready to run: literal arguments, sizes written in."""
+
+    results: tuple[str, ...]
+    target: str
+    module: str | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    free: tuple[str, ...]  # values read here for the last time
+
+
+class TracedModule(nn.Module):
+    """A program at given widths, as an `nn.Module` with the user's parameter names.
+
+    Attributes:
+        program: the program, sizes over groups.
+        widths: group id -> units, every group named.
+    """
+
+    def __init__(self, program: Program, widths: Mapping[str, int], tensors: Mapping[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.program = program
+        self.widths = dict(widths)
+        self._steps = _steps(program, self.widths)
+        self._raw = tuple(dict.fromkeys(n for s in self._steps if s.module is None for n in _state_refs(s, program)))
+        self._lookup: dict[str, Any] | None = None
+        self._mount(tensors)
+        self.eval()
+
+    @classmethod
+    def from_sliced(
+        cls, program: Program, widths: Mapping[str, int], tensors: Mapping[str, torch.Tensor]
+    ) -> TracedModule:
+        """A module from tensors that already have their pruned shapes.
+
+        Raises:
+            InputError: a tensor is missing, or its shape does not fit the program under `widths`.
+        """
+        full = {**{g: d for v in program.values.values() for g, d in _dense_groups(v.dimensions)}, **widths}
+        for name in (*program.parameters, *program.buffers):
+            expected = tuple(int(size(d, full)) for d in program.values[name].dimensions)
+            if name not in tensors:
+                raise InputError(f"weights: expected a tensor '{name}' of shape {expected}, got none.")
+            if tuple(tensors[name].shape) != expected:
+                raise InputError(f"weights: expected '{name}' of shape {expected}, got {tuple(tensors[name].shape)}.")
+        return cls(program, full, tensors)
+
+    def _mount(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put modules and raw parameters where the user had them."""
+        for operation in self.program.operations:
+            if operation.module is not None and not _has_module(self, operation.module):
+                sliced = {role: tensors.get(name) for role, name in owned_parameters(operation).items()}
+                _set_module(self, operation.module, make_module(operation, self.program, self.widths, sliced))
+        present = {name for name, _ in self.named_parameters(remove_duplicate=False)}
+        present |= {name for name, _ in self.named_buffers(remove_duplicate=False)}
+        for name in (*self.program.parameters, *self.program.buffers):
+            if name in present or name not in tensors:
+                continue
+            parent, _, leaf = name.rpartition(".")
+            owner = _container(self, parent)
+            if name in self.program.parameters:
+                value = tensors[name]
+                owner.register_parameter(leaf, value if isinstance(value, nn.Parameter) else nn.Parameter(value))
+            else:
+                owner.register_buffer(leaf, tensors[name])
+
+    def clone_tensors(self) -> TracedModule:
+        """Give this module its own copy of every tensor, floating-point parameters trainable; returns itself."""
+        for module in self.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    trainable = parameter.is_floating_point()
+                    module._parameters[name] = nn.Parameter(parameter.detach().clone(), requires_grad=trainable)
+            for name, buffer in module._buffers.items():
+                if buffer is not None:
+                    module._buffers[name] = buffer.detach().clone()
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lookup": None}
+
+    def _modules_by_name(self) -> dict[str, Any]:
+        if self._lookup is None:
+            names = dict.fromkeys(step.module for step in self._steps if step.module is not None)
+            self._lookup = {name: self.get_submodule(name) for name in names}
+        return self._lookup
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        parent, _, leaf = name.rpartition(".")
+        owner = self.get_submodule(parent)
+        found: torch.Tensor = getattr(owner, leaf)
+        return found
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; takes and returns what the user's model does (tensors nested as when it was traced)."""
+        inputs = flatten_call(self.program, args, kwargs)
+        values: dict[str, Any] = dict(zip(self.program.inputs, inputs, strict=True))
+        for name in self._raw:
+            values[name] = self._tensor(name)
+        modules = self._modules_by_name()
+        for step in self._steps:
+            if step.module is not None:
+                result = modules[step.module](_fill(step.args[0], values))
+            else:
+                call = _INTEGER.get(step.target) or resolve_target(step.target)
+                result = call(*_fill(step.args, values), **{k: _fill(v, values) for k, v in step.kwargs.items()})
+            if len(step.results) == 1:
+                values[step.results[0]] = result
+            else:
+                values.update(zip(step.results, result, strict=False))
+            for name in step.free:
+                del values[name]
+        outputs = [None if name is None else values[name] for name in self.program.outputs]
+        return pytree.tree_unflatten(outputs, output_spec(self.program.output_tree))
+
+
+@functools.lru_cache(maxsize=64)
+def output_spec(text: str) -> pytree.TreeSpec:
+    """How results nest; where the user's output class is not importable, a plain dict or tuple of the same."""
+    return pytree.treespec_loads(text)
+
+
+def flatten_call(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:
+    """The tensors of a call in the order of `program.inputs`.
+
+    Raises:
+        InputError: another number of tensors, or other keyword names, than the model was traced with.
+    """
+    tree = json.loads(program.input_tree)
+    names: list[str] = tree["kwargs"]
+    unknown = [name for name, value in kwargs.items() if name not in names and value is not None]
+    if unknown:
+        raise InputError(f"call: expected keyword inputs among {names}, got '{unknown[0]}'.")
+    leaves = pytree.tree_leaves([args, [kwargs.get(name) for name in names]])
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    if len(tensors) != len(program.inputs):
+        raise InputError(f"call: expected {len(program.inputs)} input tensors, got {len(tensors)}.")
+    return tensors
+
+
+def build(
+    program: Program,
+    state: Mapping[str, torch.Tensor],
+    kept: Mapping[str, Indices],
+    weights: Mapping[str, torch.Tensor],
+) -> TracedModule:
+    """The module that keeps units `kept` (groups not named stay dense); see `DependencyGraph.module`."""
+    selections: dict[Dimension, torch.Tensor | None] = {}
+
+    def selection(dimension: Dimension) -> torch.Tensor | None:
+        if dimension not in selections:
+            whole = not any(group in kept for group in groups_of(dimension))
+            index = None if whole else indices(dimension, kept)
+            full = index is None or index.size == dense_size(dimension)
+            selections[dimension] = None if full else torch.from_numpy(index)
+        return selections[dimension]
+
+    tensors: dict[str, torch.Tensor] = {}
+    with torch.no_grad():
+        for name in (*program.parameters, *program.buffers):
+            source = weights.get(name, state[name])
+            tensor = source
+            for axis, dimension in enumerate(program.values[name].dimensions):
+                index = selection(dimension)
+                if index is not None and tensor.shape[axis] == dense_size(dimension):
+                    tensor = tensor.index_select(axis, index.to(tensor.device))
+            if tensor is not source and isinstance(source, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=source.requires_grad)
+            tensors[name] = tensor
+    dense = {g: d for value in program.values.values() for g, d in _dense_groups(value.dimensions)}
+    widths = {group: len(kept[group]) if group in kept else units for group, units in dense.items()}
+    return TracedModule(program, widths, tensors)
+
+
+def _dense_groups(dimensions: tuple[Dimension, ...]) -> Iterator[tuple[str, int]]:
+    for dimension in dimensions:
+        match dimension:
+            case Width(group, dense):
+                yield group, dense
+            case Product(children) | Concatenation(children):
+                yield from _dense_groups(children)
+
+
+def _steps(program: Program, widths: Mapping[str, int]) -> tuple[_Step, ...]:
+    last: dict[str, int] = {}
+    for position, operation in enumerate(program.operations):
+        for name in operation.refs():
+            last[name] = position
+        for name in operation.results:
+            last.setdefault(name, position)
+    keep = {*program.outputs, *program.parameters, *program.buffers}
+    free: dict[int, list[str]] = {}
+    for name, position in last.items():
+        if name not in keep:
+            free.setdefault(position, []).append(name)
+    steps = []
+    for position, op in enumerate(program.operations):
+        args = tuple(_concrete(argument, widths) for argument in op.args)
+        kwargs = {name: _concrete(value, widths) for name, value in op.kwargs}
+        if op.module is not None:
+            args, kwargs = (module_input(op),), {}
+        gone = tuple(free.get(position, ()))
+        steps.append(_Step(op.results, op.target, op.module, args, kwargs, gone))
+    return tuple(steps)
+
+
+def _concrete(argument: Any, widths: Mapping[str, int]) -> Any:
+    if isinstance(argument, Size):
+        return -1 if has_batch(argument.dimension) else int(size(argument.dimension, widths))
+    if isinstance(argument, tuple):
+        return tuple(_concrete(item, widths) for item in argument)
+    return argument
+
+
+def _fill(argument: Any, values: Mapping[str, Any]) -> Any:
+    if isinstance(argument, Ref):
+        return values[argument.name]
+    if isinstance(argument, tuple):
+        return [_fill(item, values) for item in argument]
+    return argument
+
+
+def _state_refs(step: _Step, program: Program) -> list[str]:
+    operation = Operation(step.results[0], step.target, step.args, tuple(step.kwargs.items()), None, step.results)
+    state = {*program.parameters, *program.buffers}
+    return [name for name in operation.refs() if name in state]
+
+
+def _container(root: nn.Module, path: str) -> nn.Module:
+    module = root
+    for part in path.split(".") if path else []:
+        child = module._modules.get(part)
+        if child is None:
+            child = nn.Module()
+            module._modules[part] = child
+        module = child
+    return module
+
+
+def _has_module(root: nn.Module, path: str) -> bool:
+    module: nn.Module | None = root
+    for part in path.split("."):
+        module = module._modules.get(part) if module is not None else None
+    return module is not None
+
+
+def _set_module(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, leaf = path.rpartition(".")
+    _container(root, parent)._modules[leaf] = module

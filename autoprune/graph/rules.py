@@ -1,0 +1,521 @@
+"""One rule an ATen operator: which dimensions of its operands and results shrink together.
+
+A rule receives a `Call` and returns the dimensions of the result (a list of them where there are several results). It
+unifies dimensions that must shrink together, marks the parameter dimensions that are contracted (`call.consume`), names
+the integer arguments that follow the policy (`call.follow`) and freezes the rest with a reason. An operator without a rule
+freezes everything that it touches. To add one, see CONTRIBUTING.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from autoprune.graph.algebra import (
+    AlgebraError,
+    Atom,
+    Expression,
+    concatenation,
+    constant,
+    cut,
+    factor,
+    freeze,
+    product,
+    resolve,
+    size,
+    unify,
+)
+from autoprune.graph.program import Ref
+
+Dims: TypeAlias = list[Expression]
+
+
+@dataclass
+class Call:
+    """One operator call under analysis.
+
+    Attributes:
+        target: the ATen overload (`aten.conv2d.default`).
+        args, kwargs: as in `Operation`; sizes still as traced.
+        shapes: traced sizes of each result, the batch at its traced size.
+        dims: dimensions of every tensor value so far, by name.
+        batch: the batch.
+        followed: argument position -> expression (or list of them) that replaces the traced integers.
+        consumed: (parameter, axis) pairs that this call contracts with activations.
+        retarget: another overload to call instead, once sizes are explicit.
+    """
+
+    target: str
+    args: list[Any]
+    kwargs: dict[str, Any]
+    shapes: list[list[int]]
+    dims: dict[str, Dims]
+    batch: Atom
+    followed: dict[int, Any] = field(default_factory=dict)
+    consumed: list[tuple[str, int]] = field(default_factory=list)
+    retarget: str | None = None
+
+    def get(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument by position or by name."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def of(self, argument: Any) -> Dims:
+        """Dimensions of a tensor argument."""
+        return [resolve(dimension) for dimension in self.dims[argument.name]]
+
+    def follow(self, position: int, value: Any) -> None:
+        """The argument at `position` is an integer, or a list of them, that follows the policy."""
+        self.followed[position] = value
+
+    def consume(self, argument: Any, axis: int) -> None:
+        """This parameter dimension is contracted with activations."""
+        self.consumed.append((argument.name, axis))
+
+    def fixed(self, result: int = 0, start: int = 0) -> Dims:
+        """Constant dimensions with the traced sizes of a result, from axis `start`."""
+        return [constant(units, f"is set by {self.target}") for units in self.shapes[result][start:]]
+
+    def tensors(self) -> list[Ref]:
+        """All tensor operands."""
+        found: list[Ref] = []
+
+        def visit(item: Any) -> None:
+            if isinstance(item, Ref) and item.name in self.dims:
+                found.append(item)
+            elif isinstance(item, (list, tuple)):
+                for part in item:
+                    visit(part)
+
+        visit(self.args)
+        visit(list(self.kwargs.values()))
+        return found
+
+
+Rule: TypeAlias = Callable[[Call], "Dims | list[Dims]"]
+RULES: dict[str, Rule] = {}
+
+
+def rule(*targets: str) -> Callable[[Rule], Rule]:
+    """Register a rule for these overloads (without the leading `aten.`)."""
+
+    def register(function: Rule) -> Rule:
+        for target in targets:
+            RULES[f"aten.{target}"] = function
+        return function
+
+    return register
+
+
+def apply(call: Call) -> list[Dims]:
+    """Dimensions of every result of a call; what the operator's rule cannot express is frozen."""
+    function = RULES.get(call.target)
+    if function is None:
+        return _frozen(call, f"operator {call.target} has no rule")
+    try:
+        dims: Any = function(call)
+    except AlgebraError as error:
+        call.followed, call.retarget = {}, None
+        return _frozen(call, f"{call.target}: {error}")
+    return dims if dims and isinstance(dims[0], list) else [dims]
+
+
+def _frozen(call: Call, reason: str) -> list[Dims]:
+    for tensor in call.tensors():
+        for dimension in call.dims[tensor.name]:
+            freeze(dimension, reason)
+    return [[_batch_or_constant(call, units, reason) for units in shape] for shape in call.shapes]
+
+
+def _batch_or_constant(call: Call, units: int, reason: str) -> Expression:
+    """A dimension of an opaque result: the batch where its size is a multiple of the batch's, else a constant."""
+    if units % call.batch.size == 0:
+        return product([call.batch, constant(units // call.batch.size, reason)])
+    return constant(units, reason)
+
+
+# ---------------------------------------------------------------------------------------------------------- elementwise
+
+
+_UNARY = """relu relu_ relu6 sigmoid tanh silu silu_ gelu hardtanh hardswish hardsigmoid elu leaky_relu mish softplus selu
+celu neg exp sqrt rsqrt abs log square reciprocal sin cos erf clamp clamp_min clamp_max dropout feature_dropout alpha_dropout
+contiguous clone alias detach detach_ _to_copy type_as hardshrink softshrink log1p floor round sign logical_not lift_fresh_copy
+zeros_like ones_like full_like rand_like randn_like bitwise_not nan_to_num logsigmoid log_sigmoid softsign trunc ceil expm1 tan
+isnan isinf relu6_""".split()
+_BINARY = "add sub mul div pow maximum minimum eq ne lt le gt ge logical_and logical_or rsub remainder fmod".split()
+_SUFFIXES = ("default", "Tensor", "Scalar", "dtype", "device", "dtype_layout", "Tensor_Scalar", "Tensor_Tensor", "Tensor_mode",
+             "Scalar_mode", "other", "Scalar_Tensor", "prim_Device", "this")  # fmt: skip
+
+
+def elementwise(call: Call) -> Dims:
+    """`..., ... -> ...` with NumPy broadcasting; operands of size one broadcast."""
+    rank = len(call.shapes[0])
+    operands = [call.of(tensor) for tensor in call.tensors()]
+    result: Dims = []
+    for axis in range(rank):
+        shared: Expression | None = None
+        for dims in operands:
+            position = axis - rank + len(dims)
+            if position < 0 or (size(dims[position]) == 1 and call.shapes[0][axis] != 1):
+                continue
+            if shared is None:
+                shared = dims[position]
+            else:
+                unify(shared, dims[position], call.target)
+        result.append(resolve(shared) if shared is not None else constant(1, "has a single unit"))
+    return result
+
+
+for _name in _UNARY + _BINARY + ["to", "where", "masked_fill", "addcmul", "lerp"]:
+    for _suffix in (*_SUFFIXES, "self"):
+        RULES[f"aten.{_name}.{_suffix}"] = elementwise
+
+
+@rule("prelu.default")
+def prelu(call: Call) -> Dims:
+    """`n c ..., c -> n c ...`"""
+    x, weight = call.of(call.args[0]), call.of(call.args[1])
+    if size(weight[0]) != 1:
+        unify(x[1], weight[0], call.target)
+    return x
+
+
+# ---------------------------------------------------------------------------------------------------------- contractions
+
+
+def _spatial(call: Call, x: Dims, weight: Dims, what: str) -> None:
+    for dimension in x[2:]:
+        freeze(dimension, f"is a spatial dimension of {what}")
+    for dimension in weight[2:]:
+        freeze(dimension, f"is a kernel dimension of {what}")
+
+
+@rule("conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding")
+def conv(call: Call) -> Dims:
+    """`n (g i) ..., (g o) i ..., (g o) -> n (g o) ...`; depthwise where i is one."""
+    x, weight = call.of(call.args[0]), call.of(call.args[1])
+    bias, groups = call.get(2, "bias"), call.get(6, "groups", 1)
+    _spatial(call, x, weight, call.target)
+    if groups == 1:
+        unify(x[1], weight[1], call.target)
+        channels = weight[0]
+    else:
+        group_in, inner = factor([x[1]], [groups, size(x[1]) // groups])
+        group_out, outer = factor([weight[0]], [groups, size(weight[0]) // groups])
+        unify(group_in, group_out, f"groups of {call.target}")
+        unify(inner, weight[1], call.target)
+        group = resolve(group_in)
+        if isinstance(group, Atom) and size(inner) > 1:
+            group.unit = "group"
+        channels = product([group, outer])
+        call.follow(6, group)
+    call.consume(call.args[1], 1)
+    if bias is not None:
+        unify(channels, call.of(bias)[0], call.target)
+    return [x[0], resolve(channels), *call.fixed(start=2)]
+
+
+@rule("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
+def conv_transpose(call: Call) -> Dims:
+    """`n i ..., i o ..., o -> n o ...`; grouped ones are frozen."""
+    x, weight, bias = call.of(call.args[0]), call.of(call.args[1]), call.get(2, "bias")
+    _spatial(call, x, weight, call.target)
+    if call.get(6, "groups", 1) != 1:
+        raise AlgebraError("grouped transposed convolution")
+    unify(x[1], weight[0], call.target)
+    call.consume(call.args[1], 0)
+    if bias is not None:
+        unify(weight[1], call.of(bias)[0], call.target)
+    return [x[0], resolve(weight[1]), *call.fixed(start=2)]
+
+
+@rule("linear.default")
+def linear(call: Call) -> Dims:
+    """`... i, o i, o -> ... o`"""
+    x, weight, bias = call.of(call.args[0]), call.of(call.args[1]), call.get(2, "bias")
+    unify(x[-1], weight[1], call.target)
+    call.consume(call.args[1], 1)
+    if bias is not None:
+        unify(weight[0], call.of(bias)[0], call.target)
+    return [*x[:-1], resolve(weight[0])]
+
+
+@rule("matmul.default", "bmm.default", "mm.default")
+def matmul(call: Call) -> Dims:
+    """`... m k, ... k n -> ... m n`; the contracted dimension of two activations stays."""
+    a, b = call.of(call.args[0]), call.of(call.args[1])
+    if len(a) < 2 or len(b) < 2:
+        raise AlgebraError("a vector operand")
+    unify(a[-1], b[-2], call.target)
+    freeze(a[-1], f"is contracted between two activations by {call.target}")
+    rank = len(call.shapes[0]) - 2
+    batch: Dims = []
+    for axis in range(rank):
+        pair = [d[axis - rank + len(d) - 2] for d in (a, b) if axis - rank + len(d) - 2 >= 0]
+        wide = [d for d in pair if size(d) != 1] or pair
+        for other in wide[1:]:
+            unify(wide[0], other, call.target)
+        batch.append(resolve(wide[0]))
+    return [*batch, a[-2], b[-1]]
+
+
+@rule("embedding.default")
+def embedding(call: Call) -> Dims:
+    """`v d, ... -> ... d`"""
+    table, index = call.of(call.args[0]), call.of(call.args[1])
+    freeze(table[0], "is the vocabulary of an embedding")
+    return [*index, table[1]]
+
+
+# ------------------------------------------------------------------------------------------------------------- norms
+
+
+@rule("batch_norm.default", "instance_norm.default")
+def batch_norm(call: Call) -> Dims:
+    """`n c ..., c, c, c, c -> n c ...`"""
+    x = call.of(call.args[0])
+    for position in range(1, 5):
+        if isinstance(call.args[position], Ref):
+            unify(x[1], call.of(call.args[position])[0], call.target)
+    return x
+
+
+@rule("layer_norm.default", "group_norm.default", "rms_norm.default")
+def statistics_norm(call: Call) -> Dims:
+    """Statistics run over the normalised dimensions: these are frozen."""
+    x = call.of(call.args[0])
+    first = 1 if "group_norm" in call.target else len(x) - len(call.args[1])
+    for dimension in x[first:]:
+        freeze(dimension, f"statistics of {call.target} run over it")
+    for tensor in call.tensors()[1:]:
+        for dimension in call.of(tensor):
+            freeze(dimension, f"statistics of {call.target} run over it")
+    return x
+
+
+# ------------------------------------------------------------------------------------------------------------- pooling
+
+
+@rule(
+    "max_pool1d.default", "max_pool2d.default", "max_pool3d.default", "avg_pool1d.default", "avg_pool2d.default",
+    "avg_pool3d.default", "adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default",
+    "adaptive_max_pool2d.default", "upsample_nearest2d.vec", "upsample_bilinear2d.vec", "upsample_nearest2d.default",
+    "upsample_bilinear2d.default", "upsample_bicubic2d.vec",
+)  # fmt: skip
+def pool(call: Call) -> list[Dims]:
+    """`n c ... -> n c ...`; space is resampled."""
+    x = call.of(call.args[0])
+    kept = len(x) - (int(call.target.split(".")[1].rstrip("_")[-2]) if "pool" in call.target else 2)
+    for dimension in x[kept:]:
+        freeze(dimension, f"is a spatial dimension of {call.target}")
+    return [[*x[:kept], *call.fixed(result, kept)] for result in range(len(call.shapes))]
+
+
+@rule("mean.dim", "sum.dim_IntList", "amax.default", "amin.default", "var.dim", "var.correction", "std.dim", "mean.default",
+      "sum.default", "argmax.default")  # fmt: skip
+def reduce(call: Call) -> Dims:
+    """`... d ... -> ... (1) ...`; what is reduced is frozen."""
+    x = call.of(call.args[0])
+    axes = call.get(1, "dim")
+    wanted = range(len(x)) if axes is None or axes == [] else [axes] if isinstance(axes, int) else axes
+    reduced = {axis % len(x) for axis in wanted}
+    keep = call.get(3 if call.target in ("aten.var.dim", "aten.std.dim") else 2, "keepdim", False)
+    for axis in reduced:
+        freeze(x[axis], f"is reduced by {call.target}")
+    if keep is True:
+        return [constant(1, "reduced") if axis in reduced else d for axis, d in enumerate(x)]
+    return [d for axis, d in enumerate(x) if axis not in reduced]
+
+
+@rule("softmax.int", "log_softmax.int", "_softmax.default", "cumsum.default")
+def along(call: Call) -> Dims:
+    """`... d ... -> ... d ...`; units of d depend on each other."""
+    x = call.of(call.args[0])
+    freeze(x[call.args[1]], f"{call.target} runs along it")
+    return x
+
+
+# ------------------------------------------------------------------------------------------------------------- shapes
+
+
+@rule("view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "flatten.using_ints")
+def reshape(call: Call) -> Dims:
+    """The row-major product of all dimensions, regrouped."""
+    dims = factor(call.of(call.args[0]), call.shapes[0])
+    call.args[:], call.kwargs, call.retarget = [call.args[0], None], {}, "aten.reshape.default"
+    call.follow(1, dims)
+    return dims
+
+
+@rule("permute.default")
+def permute(call: Call) -> Dims:
+    """Dimensions in another order."""
+    x = call.of(call.args[0])
+    return [x[axis] for axis in call.args[1]]
+
+
+@rule("transpose.int", "swapaxes.default", "t.default", "numpy_T.default")
+def transpose(call: Call) -> Dims:
+    """Two dimensions swapped."""
+    x = call.of(call.args[0])
+    first, second = (call.args[1], call.args[2]) if len(call.args) > 2 else (0, -1)
+    if len(x) > 1:
+        x[first], x[second] = x[second], x[first]
+    return x
+
+
+@rule("squeeze.dim", "squeeze.dims", "squeeze.default")
+def squeeze(call: Call) -> Dims:
+    """Dimensions of size one vanish; the list of them is made explicit."""
+    x = call.of(call.args[0])
+    axes = call.get(1, "dim", list(range(len(x))))
+    wanted = {axis % len(x) for axis in ([axes] if isinstance(axes, int) else axes)}
+    gone = [axis for axis in sorted(wanted) if size(x[axis]) == 1]
+    call.args[:], call.kwargs, call.retarget = [call.args[0], None], {}, "aten.squeeze.dims"
+    call.follow(1, gone)
+    return [d for axis, d in enumerate(x) if axis not in gone]
+
+
+@rule("unsqueeze.default")
+def unsqueeze(call: Call) -> Dims:
+    """A dimension of size one appears."""
+    x = call.of(call.args[0])
+    axis = call.args[1] % (len(x) + 1)
+    return [*x[:axis], constant(1, "has a single unit"), *x[axis:]]
+
+
+@rule("expand.default")
+def expand(call: Call) -> Dims:
+    """Dimensions of size one repeat."""
+    x, sizes = call.of(call.args[0]), call.args[1]
+    offset = len(sizes) - len(x)
+    result: Dims = []
+    explicit: list[Any] = []
+    for axis, units in enumerate(call.shapes[0]):
+        source = x[axis - offset] if axis >= offset else None
+        if source is not None and (size(source) == units):
+            result.append(source)
+            explicit.append(-1)
+        elif isinstance(sizes[axis], int):
+            result.append(Atom(units))
+            explicit.append(result[-1])
+        else:
+            result.append(call.batch)
+            explicit.append(sizes[axis])
+    call.follow(1, explicit)
+    return result
+
+
+@rule("select.int")
+def select(call: Call) -> Dims:
+    """One index of a dimension, which stays whole."""
+    x = call.of(call.args[0])
+    axis = call.args[1] % len(x)
+    freeze(x[axis], "is indexed by select")
+    return [d for position, d in enumerate(x) if position != axis]
+
+
+@rule("slice.Tensor")
+def slice_(call: Call) -> Dims:
+    """A part of a dimension; a whole one, a step or a part that is no concatenation freeze it."""
+    x = call.of(call.args[0])
+    axis = call.get(1, "dim", 0) % len(x)
+    total, length = size(x[axis]), call.shapes[0][axis]
+    start, step = call.get(2, "start") or 0, call.get(4, "step", 1)
+    if length == total and step == 1:
+        call.args[:] = [call.args[0], axis, 0, 2**63 - 1]
+        return x
+    if step != 1 or not isinstance(start, int):
+        raise AlgebraError("slice with a step")
+    start = start + total if start < 0 else start
+    before, middle, _ = cut(x[axis], [start, length, total - start - length])
+    call.args[:] = [call.args[0], axis, start, start + length]
+    call.follow(2, before if start else 0)
+    call.follow(3, concatenation([before, middle]) if start else middle)
+    return [*x[:axis], middle, *x[axis + 1 :]]
+
+
+@rule("chunk.default", "split.Tensor", "split_with_sizes.default", "split.sizes", "tensor_split.sections")
+def split(call: Call) -> list[Dims]:
+    """A dimension cut into parts, whose sizes are made explicit."""
+    x = call.of(call.args[0])
+    axis = call.get(2, "dim", 0) % len(x)
+    parts = cut(x[axis], [shape[axis] for shape in call.shapes])
+    call.args[:] = [call.args[0], None, axis]
+    call.kwargs.pop("dim", None)
+    call.retarget = "aten.split_with_sizes.default"
+    call.follow(1, parts)
+    return [[*x[:axis], part, *x[axis + 1 :]] for part in parts]
+
+
+@rule("unbind.int")
+def unbind(call: Call) -> list[Dims]:
+    """All indices of a dimension, which stays whole."""
+    x = call.of(call.args[0])
+    axis = call.get(1, "dim", 0) % len(x)
+    freeze(x[axis], "is unbound")
+    return [[d for position, d in enumerate(x) if position != axis] for _ in call.shapes]
+
+
+@rule("cat.default")
+def cat(call: Call) -> Dims:
+    """`... a ..., ... b ... -> ... (a + b) ...`"""
+    parts = [call.of(part) for part in call.args[0] if call.of(part) != [] and 0 not in map(size, call.of(part))]
+    axis = call.get(1, "dim", 0) % len(parts[0])
+    for other in parts[1:]:
+        for position in range(len(other)):
+            if position != axis:
+                unify(parts[0][position], other[position], call.target)
+    joined = concatenation(part[axis] for part in parts)
+    return [joined if position == axis else resolve(d) for position, d in enumerate(parts[0])]
+
+
+@rule("stack.default")
+def stack(call: Call) -> Dims:
+    """A new dimension over equal operands."""
+    parts = [call.of(part) for part in call.args[0]]
+    for other in parts[1:]:
+        for a, b in zip(parts[0], other, strict=True):
+            unify(a, b, call.target)
+    axis = call.get(1, "dim", 0) % (len(parts[0]) + 1)
+    return [*map(resolve, parts[0][:axis]), constant(len(parts), "is stacked"), *map(resolve, parts[0][axis:])]
+
+
+@rule("pad.default", "constant_pad_nd.default")
+def pad(call: Call) -> Dims:
+    """Constants around a dimension: a concatenation with them; other modes only where nothing shrinks."""
+    x, amounts = call.of(call.args[0]), call.args[1]
+    mode = call.get(2, "mode", "constant") if call.target == "aten.pad.default" else "constant"
+    for pair in range(len(amounts) // 2):
+        axis = len(x) - 1 - pair
+        before, after = amounts[2 * pair], amounts[2 * pair + 1]
+        if before == 0 and after == 0:
+            continue
+        if mode != "constant" or before < 0 or after < 0:
+            freeze(x[axis], f"is padded by {call.target}")
+            x[axis] = constant(call.shapes[0][axis], "is padded")
+        else:
+            padding = [constant(n, "is padding") for n in (before, after)]
+            x[axis] = concatenation([padding[0], x[axis], padding[1]])
+    return x
+
+
+@rule("full.default", "zeros.default", "ones.default", "arange.default", "arange.start", "arange.start_step", "empty.default",
+      "scalar_tensor.default", "new_zeros.default", "new_ones.default", "new_full.default")  # fmt: skip
+def create(call: Call) -> Dims:
+    """A constant; its sizes are as traced."""
+    return call.fixed()
+
+
+@rule("pixel_shuffle.default")
+def pixel_shuffle(call: Call) -> Dims:
+    """`n (c r r) h w -> n c (h r) (w r)`"""
+    x, upscale = call.of(call.args[0]), call.args[1]
+    channels, square = factor([x[-3]], [size(x[-3]) // upscale**2, upscale**2])
+    for dimension in (square, *x[-2:]):
+        freeze(dimension, "is rearranged by pixel_shuffle")
+    return [*x[:-3], channels, *call.fixed(start=len(x) - 2)]
+
+
