@@ -1,0 +1,270 @@
+"""The report's figures as plotly data (plain dicts). Names that users gave are escaped: plotly reads a little HTML."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeAlias
+
+from autoprune.artifacts.choice import number
+from autoprune.artifacts.report.data import ReportData, View
+from autoprune.artifacts.report.statistics import kendall_tau, mean_relative_error, paired
+from autoprune.artifacts.table import Row
+from autoprune.core.units import format_count
+
+Figure: TypeAlias = dict[str, Any]
+
+BLUE, ORANGE, GREY, INK, GREEN = "#2563eb", "#d97706", "#94a3b8", "#0f172a", "#059669"
+_FONT = {"family": "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#334155"}
+_AXIS = {"gridcolor": "#e9eef4", "zeroline": False, "linecolor": "#cbd5e1", "ticks": "outside", "tickcolor": "#cbd5e1"}
+
+
+def escape(value: object) -> str:
+    """Text for HTML and for plotly's labels."""
+    return html.escape(str(value), quote=True)
+
+
+def layout(x_title: str, y_title: str, **extra: Any) -> Figure:
+    """The look that all figures share; titles are escaped here."""
+    base: Figure = {
+        "font": _FONT,
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 64, "r": 20, "t": 36, "b": 54},
+        "xaxis": {**_AXIS, "title": {"text": escape(x_title)}},
+        "yaxis": {**_AXIS, "title": {"text": escape(y_title)}},
+        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "bgcolor": "rgba(0,0,0,0)"},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#cbd5e1", "activecolor": "#64748b"},
+        "hoverlabel": {"bgcolor": "white", "bordercolor": "#cbd5e1", "font": {**_FONT, "size": 12}, "align": "left"},
+    }
+    for key, value in extra.items():
+        base[key] = {**base[key], **value} if isinstance(base.get(key), dict) and isinstance(value, dict) else value
+    return base
+
+
+def _plain(values: Iterable[float]) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def _ms(values: Iterable[float]) -> list[float | None]:
+    return _plain(value / 1e3 for value in values)
+
+
+def front_figure(data: ReportData, view: View) -> Figure:
+    """Quality against latency: trials, predicted and measured members, the dense model."""
+    traces = [_trial_trace(data, view)] if data.trials else []
+    traces += _shift_traces(data, view) + [_member_trace(data, view)]
+    if data.dense:
+        traces.append(_dense_trace(data, data.dense, view))
+    device = f" on {view.profile}" if view.profile else ""
+    return {
+        "data": traces,
+        "layout": layout(
+            f"latency {view.percentile}{device}, ms", data.quality_title, height=480, hovermode="closest",
+            xaxis=_range("x", data, view), yaxis=_range("y", data, view),
+        ),
+    }  # fmt: skip
+
+
+def _trial_trace(data: ReportData, view: View) -> Figure:
+    rows = [row for row in data.trials if row.get(data.metric) is not None]
+    text = [f"trial {escape(row.get('number', '?'))}, {escape(row.get('origin') or 'sampler')}" for row in rows]
+    return {
+        "type": "scatter", "mode": "markers", "name": f"trials ({len(rows)}), before fine-tuning",
+        "x": _ms(number(row.get(view.predicted)) for row in rows), "y": _plain(data.quality(row) for row in rows),
+        "text": text, "hovertemplate": "%{text}<br>%{x:.4g} ms predicted, %{y:.4g}<extra></extra>",
+        "marker": {"size": 5, "color": GREY, "opacity": 0.45},
+    }  # fmt: skip
+
+
+def _shift_traces(data: ReportData, view: View) -> list[Figure]:
+    """Where measurements differ from predictions: the predicted places, hollow, each tied to the measured one."""
+    rows = [row for row in data.members if row.get(view.measured) is not None and row.get(view.predicted) is not None]
+    if not rows:
+        return []
+    ties_x: list[float | None] = []
+    ties_y: list[float | None] = []
+    for row in rows:
+        ties_x += [*_ms([number(row[view.predicted]), number(row[view.measured])]), None]
+        ties_y += [*_plain([data.quality(row), data.quality(row)]), None]
+    names = [escape(row["member"]) for row in rows]
+    return [
+        {
+            "type": "scatter", "mode": "lines", "x": ties_x, "y": ties_y, "hoverinfo": "skip", "showlegend": False,
+            "line": {"color": "#93c5fd", "width": 1.2},
+        },
+        {
+            "type": "scatter", "mode": "markers", "name": "members, predicted latency", "text": names,
+            "x": _ms(number(row[view.predicted]) for row in rows), "y": _plain(data.quality(row) for row in rows),
+            "hovertemplate": "%{text}<br>%{x:.4g} ms predicted<extra></extra>",
+            "marker": {"size": 8, "color": "white", "line": {"color": "#60a5fa", "width": 1.5}},
+        },
+    ]  # fmt: skip
+
+
+def _member_trace(data: ReportData, view: View) -> Figure:
+    rows = sorted(data.members, key=lambda row: (view.latency_us(row), str(row["member"])))
+    measured = any(row.get(view.measured) is not None for row in rows)
+    return {
+        "type": "scatter", "mode": "lines+markers", "name": f"members, {'measured' if measured else 'predicted'} latency",
+        "meta": "members", "ids": [str(row["member"]) for row in rows], "text": [_hover(data, row, view) for row in rows],
+        "x": _ms(view.latency_us(row) for row in rows), "y": _plain(data.quality(row) for row in rows),
+        "hovertemplate": "%{text}<extra></extra>", "line": {"color": BLUE, "width": 1.6, "shape": "hv"},
+        "marker": {"size": 10, "color": BLUE, "line": {"color": "white", "width": 1}},
+    }  # fmt: skip
+
+
+def _dense_trace(data: ReportData, dense: Row, view: View) -> Figure:
+    return {
+        "type": "scatter", "mode": "markers", "name": "dense", "x": _ms([view.latency_us(dense)]),
+        "y": _plain([data.quality(dense)]), "text": [_hover(data, dense, view)], "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"size": 15, "symbol": "star", "color": ORANGE, "line": {"color": "white", "width": 1}},
+    }  # fmt: skip
+
+
+def _hover(data: ReportData, row: Row, view: View) -> str:
+    lines = [f"<b>{escape(row['member'])}</b>"]
+    for metric in data.record.metrics:
+        for column, where in ((metric, "validation"), (f"test_{metric}", "test")):
+            if row.get(column) is not None:
+                lines.append(f"{escape(metric)} {number(row[column]):.4g} on {where}")
+    for column, what in ((view.measured, "measured"), (view.predicted, "predicted")):
+        if row.get(column) is not None:
+            lines.append(f"{number(row[column]) / 1e3:.4g} ms {what}")
+    for column, suffix in (("params", " parameters"), ("macs", " MACs")):
+        if row.get(column) is not None:
+            lines.append(f"{format_count(number(row[column]))}{suffix}")
+    return "<br>".join(lines)
+
+
+def _range(axis: str, data: ReportData, view: View) -> Figure:
+    """A range that shows members and dense well: untrained trials reach far beyond and would press the front flat."""
+    everyone = [*data.members, *([data.dense] if data.dense else [])]
+    values = [view.latency_us(row) / 1e3 if axis == "x" else data.quality(row) for row in everyone]
+    if axis == "x":
+        values += [number(row.get(view.predicted)) / 1e3 for row in everyone]
+    finite = [value for value in values if math.isfinite(value)]
+    if len(finite) < 2:
+        return {}
+    low, high = min(finite), max(finite)
+    span = (high - low) or abs(high) or 1.0
+    if axis == "x":
+        return {"range": [max(0.0, low - 0.1 * span), high + 0.08 * span]}
+    below, above = (0.6, 0.12) if data.rising and not data.as_error else (0.12, 0.6)
+    return {"range": [max(0.0, low - below * span) if low >= 0 else low - below * span, high + above * span]}
+
+
+def prediction_figure(data: ReportData, view: View) -> Figure | None:
+    """Measured against predicted latency with the identity line; None where nothing was measured."""
+    everyone = [*data.members, *([data.dense] if data.dense else [])]
+    rows = [row for row in everyone if row.get(view.measured) is not None and row.get(view.predicted) is not None]
+    if not rows:
+        return None
+    predicted = [number(row[view.predicted]) for row in rows]
+    measured = [number(row[view.measured]) for row in rows]
+    low, high = 0.92 * min(*predicted, *measured) / 1e3, 1.08 * max(*predicted, *measured) / 1e3
+    traces: list[Figure] = [
+        {
+            "type": "scatter", "mode": "lines", "name": "identity", "x": [low, high], "y": [low, high], "hoverinfo": "skip",
+            "line": {"color": GREY, "dash": "dash", "width": 1.2},
+        },
+        {
+            "type": "scatter", "mode": "markers", "name": "members and dense", "x": _ms(predicted), "y": _ms(measured),
+            "text": [
+                f"<b>{escape(row['member'])}</b><br>{p / 1e3:.4g} ms predicted<br>{m / 1e3:.4g} ms measured<br>"
+                f"error {(p - m) / m:+.1%}"
+                for row, p, m in zip(rows, predicted, measured, strict=True)
+            ],
+            "hovertemplate": "%{text}<extra></extra>",
+            "marker": {"size": 10, "color": [ORANGE if row is data.dense else BLUE for row in rows], "line": {"color": "white", "width": 1}},
+        },
+    ]  # fmt: skip
+    error, tau = mean_relative_error(predicted, measured), kendall_tau(*paired(predicted, measured))
+    tau_text = "" if math.isnan(tau) else f", Kendall's tau {tau:.2f}"
+    note = {
+        "text": f"mean error {error:.1%}{tau_text}, {len(rows)} models", "xref": "paper", "yref": "paper", "x": 0.98,
+        "y": 0.04, "xanchor": "right", "showarrow": False, "bgcolor": "rgba(255,255,255,.8)",
+    }  # fmt: skip
+    axes = {"range": [low, high]}
+    return {
+        "data": traces,
+        "layout": layout(
+            f"predicted {view.percentile}, ms", f"measured {view.percentile}, ms", height=400, xaxis=axes, yaxis=axes,
+            annotations=[note], showlegend=False,
+        ),
+    }  # fmt: skip
+
+
+def widths_figure(data: ReportData) -> Figure | None:
+    """Share of units kept, one row a group and one column a member, the fastest first; None without recipes."""
+    names = [str(row["member"]) for row in _by_latency(data) if row["member"] in data.widths]
+    sizes = data.record.groups or _largest(data.widths.values())
+    if not names or not sizes:
+        return None
+    groups = list(sizes)
+    kept = [[data.widths[name].get(group, sizes[group]) for name in names] for group in groups]
+    text = [
+        [f"{escape(name)}<br>{escape(group)}<br>keeps {width} of {sizes[group]}" for name, width in zip(names, row, strict=True)]
+        for group, row in zip(groups, kept, strict=True)
+    ]
+    shares = [[width / sizes[group] if sizes[group] else 0.0 for width in row] for group, row in zip(groups, kept, strict=True)]
+    cells = [[str(width) for width in row] for row in kept] if len(groups) <= 40 and len(names) <= 16 else None
+    trace: Figure = {
+        "type": "heatmap", "z": shares, "x": [escape(name) for name in names], "hovertext": text,
+        "y": [f"{escape(group)}  ({sizes[group]})" for group in groups], "zmin": 0.0, "zmax": 1.0, "xgap": 2, "ygap": 2,
+        "hovertemplate": "%{hovertext}<extra></extra>",
+        "colorscale": [[0, "#f1f5f9"], [0.25, "#bfdbfe"], [0.5, "#60a5fa"], [0.75, "#2563eb"], [1, "#1e3a8a"]],
+        "colorbar": {"title": {"text": "kept"}, "tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
+    }  # fmt: skip
+    if cells:
+        trace |= {"text": cells, "texttemplate": "%{text}"}
+    axis = {"type": "category", "showgrid": False, "ticks": ""}
+    return {
+        "data": [trace],
+        "layout": layout(
+            "", "", height=max(260, 110 + 22 * len(groups)), xaxis={**axis, "side": "top"},
+            yaxis={**axis, "autorange": "reversed", "automargin": True}, margin={"l": 40, "r": 20, "t": 60, "b": 20},
+        ),
+    }  # fmt: skip
+
+
+def provenance_figure(data: ReportData, profile: str) -> Figure | None:
+    """How much of each predicted latency comes from measured, interpolated and estimated kernels; None where unknown."""
+    suffix = f"@{profile}" if profile else ""
+    columns = [f"share_{kind}{suffix}" for kind in ("measured", "interpolated", "estimated")]
+    everyone = [*_by_latency(data), *([data.dense] if data.dense else [])]
+    rows = [row for row in everyone if any(row.get(column) is not None for column in columns)]
+    if not rows:
+        return None
+    names = [escape(row["member"]) for row in rows]
+    traces = [
+        {
+            "type": "bar", "orientation": "h", "name": kind, "y": names, "marker": {"color": color},
+            "x": _plain(number(row.get(column)) for row in rows), "hovertemplate": f"%{{y}}: %{{x:.1%}} {kind}<extra></extra>",
+        }
+        for column, kind, color in zip(columns, ("measured", "interpolated", "estimated"), (GREEN, BLUE, ORANGE), strict=True)
+    ]  # fmt: skip
+    return {
+        "data": traces,
+        "layout": layout(
+            "share of the predicted latency", "", barmode="stack", height=max(220, 120 + 24 * len(rows)),
+            xaxis={"tickformat": ".0%", "range": [0, 1]},
+            yaxis={"type": "category", "autorange": "reversed", "automargin": True},
+        ),
+    }  # fmt: skip
+
+
+def _by_latency(data: ReportData) -> Sequence[Row]:
+    if not data.views:
+        return data.members
+    view = data.views[0]
+    return sorted(data.members, key=lambda row: (view.latency_us(row), str(row["member"])))
+
+
+def _largest(widths: Iterable[dict[str, int]]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for policy in widths:
+        for group, width in policy.items():
+            sizes[group] = max(width, sizes.get(group, 0))
+    return sizes

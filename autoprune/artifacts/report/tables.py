@@ -1,0 +1,206 @@
+"""The report's tables and paragraphs as HTML. Everything that a user named passes through `escape`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+
+from autoprune.artifacts.choice import number
+from autoprune.artifacts.report.budget import fastest_within, staircase
+from autoprune.artifacts.report.data import ReportData, View
+from autoprune.artifacts.report.figures import escape
+from autoprune.artifacts.report.statistics import kendall_tau, mean_relative_error, paired
+from autoprune.artifacts.table import Row
+from autoprune.core.units import format_count, format_us
+
+DASH = "&ndash;"
+
+
+def html_table(head: Sequence[str], body: Iterable[tuple[str, Sequence[tuple[str, float | str]]]], name: str) -> str:
+    """A sortable table.
+
+    Args:
+        head: titles, not escaped.
+        body: per row, attributes of the `<tr>` and cells as (HTML, value to sort by).
+        name: the table's id.
+    """
+    titles = "".join(f'<th scope="col">{escape(title)}</th>' for title in head)
+    rows = []
+    for attributes, cells in body:
+        texts = "".join(f'<td data-value="{escape(_sortable(value))}">{text}</td>' for text, value in cells)
+        rows.append(f"<tr{attributes}>{texts}</tr>")
+    return f'<div class="scroll"><table id="{name}"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _sortable(value: float | str) -> str:
+    return value if isinstance(value, str) else ("" if math.isnan(value) else repr(float(value)))
+
+
+def cards(data: ReportData) -> str:
+    """The three or four figures that matter, in large type."""
+    items = []
+    if data.dense:
+        items.append(("dense model", quality_text(data, data.dense), _latency_note(data, data.dense)))
+    for points in (1.0, 3.0):
+        found = fastest_within(data, data.views[0], points) if data.views else None
+        if found:
+            row, speedup = found
+            unit = "point" if data.as_error else "%"
+            label = f"fastest within {points:g} {unit}{'s' if data.as_error and points != 1 else ''} of dense"
+            items.append((label, f"{speedup:.2f}&times; faster", f"{escape(row['member'])}: {quality_text(data, row)}"))
+    trials = f"from {len(data.trials)} evaluated policies" if data.trials else "on the front"
+    items.append(("members", str(len(data.members)), trials))
+    return "".join(
+        f'<div class="card"><div class="label">{label}</div><div class="figure">{figure}</div><div class="note">{note}</div></div>'
+        for label, figure, note in items
+    )
+
+
+def quality_text(data: ReportData, row: Row) -> str:
+    """The quality of a row in its metric's own direction: `97.2 % accuracy`."""
+    value = number(row.get(data.metric))
+    if math.isnan(value):
+        return DASH
+    return f"{100 * value:.2f}&nbsp;% {escape(data.metric)}" if data.as_error else f"{escape(data.metric)} {value:.4g}"
+
+
+def _latency_note(data: ReportData, row: Row) -> str:
+    if not data.views:
+        return ""
+    view = data.views[0]
+    latency = view.latency_us(row)
+    kind = "measured" if row.get(view.measured) is not None else "predicted"
+    return "" if math.isnan(latency) else f"{view.percentile} {format_us(latency)} {kind}"
+
+
+def members_table(data: ReportData) -> str:
+    """One row a member, the dense model first."""
+    columns = _member_columns(data)
+    rows = [*([data.dense] if data.dense else []), *data.members]
+    body = []
+    for row in rows:
+        cells: list[tuple[str, float | str]] = [(f"<b>{escape(row['member'])}</b>{_marks(data, row)}", str(row["member"]))]
+        cells += [(_cell(name, row), number(row.get(name))) for name, _ in columns]
+        body.append((' class="dense"' if row is data.dense else "", cells))
+    return html_table(["member", *(title for _, title in columns)], body, "members")
+
+
+def _member_columns(data: ReportData) -> list[tuple[str, str]]:
+    """(column, title) of the columns that hold something, in the order of reading."""
+    wanted: list[tuple[str, str]] = []
+    for metric in data.record.metrics:
+        wanted += [(metric, metric), (f"test_{metric}", f"{metric}, test")]
+    for profile in dict.fromkeys(view.profile for view in data.views):
+        at, of = (f"@{profile}", f" @{profile}") if profile else ("", "")
+        for percentile in ("p50", "p95"):
+            wanted.append((f"latency_{percentile}_us{at}", f"predicted {percentile}{of}"))
+            wanted.append((f"measured_latency_{percentile}_us{at}", f"measured {percentile}{of}"))
+        wanted.append((f"speedup{at}", f"speed-up{of}"))
+    wanted += [("params", "parameters"), ("macs", "MACs"), ("size_bytes", "size"), ("peak_memory_bytes", "peak memory")]
+    rows = [*data.members, *([data.dense] if data.dense else [])]
+    present = {name for row in rows for name, cell in row.items() if cell is not None}
+    return [(name, title) for name, title in wanted if name in present]
+
+
+def _cell(name: str, row: Row) -> str:
+    value = number(row.get(name))
+    base = name.partition("@")[0]
+    if math.isnan(value):
+        return DASH
+    if base.endswith("_us"):
+        return escape(format_us(value))
+    if base.endswith("_bytes"):
+        return escape(format_count(value, "B"))
+    if base == "speedup":
+        return f"{value:.2f}&times;"
+    return escape(format_count(value) if base in ("params", "macs") else f"{value:.4f}".rstrip("0").rstrip("."))
+
+
+def _marks(data: ReportData, row: Row) -> str:
+    record = data.details.get(str(row["member"]))
+    if record is None or not record.failures:
+        return ""
+    problems = "; ".join(f"{name}: {item.message}" for name, item in sorted(record.failures.items()))
+    return f' <span class="warn" title="{escape(problems)}">!</span>'
+
+
+def failures_list(data: ReportData) -> str:
+    """What could not be published, member by member; empty where all was."""
+    items = [
+        f"<li><b>{escape(name)}</b>, {escape(stage)}: {escape(failure.message)}"
+        f"{' ' + escape(failure.hint) if failure.hint else ''}</li>"
+        for name, record in data.details.items()
+        for stage, failure in sorted(record.failures.items())
+    ]
+    return f'<h3>Not published</h3><ul class="plain">{"".join(items)}</ul>' if items else ""
+
+
+def budget_table(data: ReportData, view: View) -> str:
+    """The staircase of one view as a table: the same that the slider shows."""
+    steps = staircase(data, view)
+    body = []
+    for step, after in zip(steps, [*steps[1:], None], strict=True):
+        until = f" to {escape(format_us(after.latency_us))}" if after else " or more"
+        kind = "measured" if step.row.get(view.measured) is not None else "predicted"
+        params = number(step.row.get("params"))
+        cells: list[tuple[str, float | str]] = [
+            (f"{escape(format_us(step.latency_us))}{until}", step.latency_us),
+            (f"<b>{escape(step.row['member'])}</b>", str(step.row["member"])),
+            (quality_text(data, step.row), data.loss(step.row)),
+            (kind, kind),
+            (DASH if math.isnan(params) else escape(format_count(params)), params),
+        ]
+        body.append((f' data-from="{step.latency_us!r}"', cells))
+    return html_table([f"budget for {view.percentile}", "deploy", "quality on validation", "latency", "parameters"], body, "budget")
+
+
+def correlations_table(data: ReportData) -> str:
+    """How well the cheap stages rank what the dear ones decide; empty where there is nothing to compare."""
+    body = []
+    for label, first, second, relative in _pairs(data):
+        kept = paired(first, second)
+        tau = kendall_tau(*kept)
+        if len(kept[0]) < 2 or math.isnan(tau):
+            continue
+        error = mean_relative_error(*kept) if relative else math.nan
+        cells: list[tuple[str, float | str]] = [
+            (escape(label), label), (f"{tau:.2f}", tau), (str(len(kept[0])), float(len(kept[0]))),
+            (DASH if math.isnan(error) else f"{error:.1%}", error),
+        ]  # fmt: skip
+        body.append(("", cells))
+    return html_table(["compared", "Kendall's tau", "models", "mean error"], body, "correlations") if body else ""
+
+
+def _pairs(data: ReportData) -> list[tuple[str, list[float], list[float], bool]]:
+    rows = data.members
+    result = []
+    for metric in data.record.metrics:
+        columns = ((f"untuned_{metric}", "before and after fine-tuning"), (f"test_{metric}", "validation and test"))
+        for other, label in columns:
+            first, second = ([number(row.get(name)) for row in rows] for name in (other, metric))
+            result.append((f"{metric}: {label}", first, second, False))
+    everyone = [*rows, *([data.dense] if data.dense else [])]
+    for view in data.views:
+        predicted, measured = ([number(row.get(name)) for row in everyone] for name in (view.predicted, view.measured))
+        result.append((f"latency {view.key}: predicted and measured", predicted, measured, True))
+    return result
+
+
+def facts(data: ReportData) -> str:
+    """How the run was made, as a definition list."""
+    record = data.record
+    items: list[tuple[str, str]] = [
+        ("objectives", ", ".join(record.objectives)),
+        ("constraints", "; ".join(record.constraints)),
+        ("profiles", ", ".join(record.profiles)),
+        ("seed", str(record.seed)),
+        ("versions", ", ".join(f"{name} {version}" for name, version in sorted(record.versions.items()))),
+        ("hashes", ", ".join(f"{name} {value}" for name, value in sorted(record.hashes.items()))),
+    ]
+    shown = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in items if value)
+    config = ""
+    if record.config:
+        text = escape(json.dumps(record.config, indent=1, sort_keys=True, ensure_ascii=False))
+        config = f"<details><summary>configuration as resolved</summary><pre>{text}</pre></details>"
+    return f"<dl>{shown}</dl>{config}"

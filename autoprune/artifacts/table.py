@@ -1,0 +1,151 @@
+"""Tables of a run as CSV: `front.csv` and `trials.csv`. The round trip is exact and the bytes follow from the values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+from autoprune.core.errors import InputError
+from autoprune.core.files import read_text, write_text
+
+Cell: TypeAlias = str | int | float | None
+Row: TypeAlias = dict[str, Cell]
+
+TEXT_COLUMNS = frozenset({"member", "policy_id", "policy", "origin", "failure", "note"})
+"""Columns that hold text; all others hold numbers."""
+
+_BASE_ORDER = ("member", "number", "origin", "feasible")
+_COST_ORDER = (
+    "latency_p50_us", "latency_p90_us", "latency_p95_us", "latency_p99_us", "measured_latency_p50_us",
+    "measured_latency_p90_us", "measured_latency_p95_us", "measured_latency_p99_us", "speedup", "params", "macs",
+    "size_bytes", "peak_memory_bytes", "energy_uj",
+)  # fmt: skip
+_LAST = ("policy_id", "policy", "seconds", "failure", "note")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def order_columns(names: Iterable[str], metrics: Sequence[str] = ()) -> tuple[str, ...]:
+    """Column names as they stand in a file: member, metrics, test metrics, costs (profile by profile), the rest by name."""
+    quality = [*metrics, *(f"test_{name}" for name in metrics)]
+    ranked = {name: rank for rank, name in enumerate([*_BASE_ORDER, *quality, *_COST_ORDER])}
+    last = {name: rank for rank, name in enumerate(_LAST)}
+
+    def key(name: str) -> tuple[int, int, str, str]:
+        base, _, profile = name.partition("@")
+        if name in last:
+            return (3, last[name], "", "")
+        if name in ranked and "@" not in name:
+            return (0, ranked[name], "", "")
+        if base in ranked:
+            return (1, ranked[base], profile, "")
+        return (2, 0, base, profile)
+
+    return tuple(sorted(dict.fromkeys(names), key=key))
+
+
+def clean_row(row: Mapping[str, object]) -> Row:
+    """A row of plain cells: NumPy scalars become Python's, NaN and infinities become missing.
+
+    Raises:
+        TypeError: a cell that is neither text, number nor None, or text in a column of numbers.
+    """
+    return {_check_column(name): _clean(name, value) for name, value in row.items()}
+
+
+def _check_column(name: str) -> str:
+    if not name or _CONTROL.search(name):
+        raise InputError(f"column name: expected printable text, got {name!r}. Rename the metric or profile.")
+    return name
+
+
+def _clean(name: str, value: object) -> Cell:
+    if value is None:
+        return None
+    if name in TEXT_COLUMNS:
+        if not isinstance(value, str):
+            raise TypeError(f"column '{name}': expected text, got {type(value).__name__}")
+        return value
+    item = getattr(value, "item", None)
+    number = item() if callable(item) else value
+    if isinstance(number, bool):
+        return int(number)
+    if isinstance(number, int):
+        return number
+    if isinstance(number, float):
+        return number if math.isfinite(number) else None
+    raise TypeError(f"column '{name}': expected a number, got {type(value).__name__}")
+
+
+def table_text(rows: Sequence[Mapping[str, Cell]], metrics: Sequence[str] = ()) -> str:
+    """The rows as CSV. Floats are written in the shortest form that reads back as the same number."""
+    columns = order_columns((name for row in rows for name in row), metrics)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(["" if row.get(name) is None else _cell_text(row[name]) for name in columns])
+    return buffer.getvalue()
+
+
+def _cell_text(cell: Cell) -> str:
+    return repr(cell) if isinstance(cell, float) else str(cell)
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Cell]], metrics: Sequence[str] = ()) -> None:
+    """Write a table, atomically.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    write_text(path, table_text(rows, metrics))
+
+
+def read_table(path: Path, what: str, required: Sequence[str] = ()) -> tuple[Row, ...]:
+    """The rows of a CSV file; empty cells are None.
+
+    Raises:
+        InputError: unreadable, without a required column, with a repeated column, a row of another length or a cell
+            that is not a number; the message names line and column.
+    """
+    text = read_text(path, what)
+    try:
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    except csv.Error as error:
+        raise InputError(f"{what} {path}: expected CSV, got a file that does not parse ({error}).") from error
+    if not lines:
+        raise InputError(f"{what} {path}: expected a header line, got an empty file.")
+    header = lines[0]
+    missing = [name for name in required if name not in header]
+    if missing:
+        raise InputError(f"{what} {path}: expected the column '{missing[0]}', got {', '.join(header[:20])}.")
+    if len(set(header)) != len(header):
+        twice = next(name for name in header if header.count(name) > 1)
+        raise InputError(f"{what} {path}: expected each column once, got '{twice}' twice.")
+    rows = []
+    for number, line in enumerate(lines[1:], start=2):
+        if len(line) != len(header):
+            raise InputError(f"{what} {path}, row {number}: expected {len(header)} cells, got {len(line)}.")
+        rows.append({name: _read_cell(name, cell, f"{what} {path}, row {number}") for name, cell in zip(header, line, strict=True)})
+    return tuple(rows)
+
+
+def _read_cell(name: str, text: str, where: str) -> Cell:
+    if text == "":
+        return None
+    if name in TEXT_COLUMNS:
+        return text
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}, column '{name}': expected a finite number or nothing, got '{text[:60]}'.")
+    return number
