@@ -1,0 +1,24 @@
+"""`autoprune demo`: the whole road on real data, in under three minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.output import Json, progress
+from autoprune.cli.search import show_front
+
+
+def demo(
+    run: Annotated[Path, typer.Option("--run", help="Folder of the run.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of training and search.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a small CNN on MNIST, profile this machine for it, search 100 policies, fine-tune and measure six of them."""
+    from autoprune import demo as road
+
+    with progress() as report:
+        front = road.run(run, seed=seed, progress=report)
+    show_front(front, as_json)

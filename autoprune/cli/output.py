@@ -1,0 +1,148 @@
+"""Where the command line writes: results to stdout (as JSON on request), everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoprune.core.units import format_count, format_us
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Row = Mapping[str, Any]
+
+_WIDE = 200  # columns of a table that goes to a file or a pipe: never wrap what another program reads
+
+
+def errors() -> Console:
+    """The console for progress and logs."""
+    from rich.console import Console
+
+    return Console(file=sys.stderr)
+
+
+def plain(text: str) -> None:
+    """A line to stdout, exactly as it is."""
+    sys.stdout.write(text + "\n")
+
+
+def note(text: str) -> None:
+    """A line to stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def emit_json(data: Any) -> None:
+    """`data` as JSON to stdout; NaN and infinity become null, paths text."""
+    plain(json.dumps(_jsonable(data), indent=1, allow_nan=False))
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """A table to stdout; columns after the first are right-aligned. Text is shown as it is, never as markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(title=Text(title, style="bold") if title else None, box=SIMPLE_HEAD, title_justify="left")
+    for index, column in enumerate(columns):
+        shown.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        shown.add_row(*(Text(cell) for cell in row))
+    console = Console(file=sys.stdout)
+    if not console.is_terminal:
+        console = Console(file=sys.stdout, width=_WIDE)
+    console.print(shown)
+
+
+def cell(name: str, value: Any) -> str:
+    """A value of the front's column `name` for people: units by the name's ending."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "-"
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return str(value)
+    stem = name.partition("@")[0]
+    if stem.endswith("_us"):
+        return format_us(value)
+    if stem.endswith("_bytes"):
+        return format_count(value, "B")
+    if stem in ("params", "macs"):
+        return format_count(value)
+    if stem == "speedup":
+        return f"{value:.2f}x"
+    return f"{value:.4g}"
+
+
+@contextmanager
+def progress() -> Iterator[Any]:
+    """A `report(stage, done, total)` function that draws a bar a stage, with an estimate of the time left, on stderr.
+
+    Without a terminal it writes a line at each tenth instead.
+    """
+    console = errors()
+    if not console.is_terminal:
+        yield _Lines()
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield report
+
+
+class _Lines:
+    """Progress for logs: a line when a tenth of a stage is done."""
+
+    def __init__(self) -> None:
+        self._tenths: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if self._tenths.get(stage) != tenth:
+            self._tenths[stage] = tenth
+            note(f"{stage}: {done}/{total}")
+
+
+def _jsonable(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {str(key): _jsonable(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple, set, frozenset)):
+        return [_jsonable(value) for value in data]
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if data is None or isinstance(data, (str, int)):
+        return data
+    if isinstance(data, Path):
+        return str(data)
+    if hasattr(data, "item"):  # a NumPy scalar
+        return _jsonable(data.item())
+    return str(data)

@@ -1,0 +1,35 @@
+"""From a config to a running search: the user's callables imported, their results handed to `autoprune.search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.callables import load_model, load_task
+
+if TYPE_CHECKING:
+    from autoprune.artifacts.front import Front
+    from autoprune.config import Config
+
+
+def search_with(config: Config, folder: Path, progress: Any = None) -> Front:
+    """Run the search that `config` describes; `folder` is where it lies."""
+    from autoprune import api
+
+    return api.search(
+        load_model(config.model, folder),
+        load_task(config.task, folder),
+        profiles=list(config.profiles),
+        space=config.space,
+        objectives=list(config.objectives),
+        constraints=list(config.constraints),
+        criterion=config.criterion,
+        sampler=config.search.sampler,
+        trials=config.search.trials,
+        time_budget_s=config.search.time_budget,
+        seed=config.search.seed,
+        finetune=config.finetune.model_dump(),
+        executor=config.executor.model_dump(),
+        run=config.run,
+        progress=progress,
+    )

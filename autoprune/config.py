@@ -1,0 +1,136 @@
+"""`config.yaml` of `autoprune search`: what it may say, checked before any work starts.
+
+Every key has a default where one is sensible. Unknown keys are errors that name the nearest known key. Paths are
+relative to the folder of the config file, wherever the command runs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+
+from autoprune.core.errors import InputError
+from autoprune.core.settings import read_yaml, validated
+from autoprune.core.units import parse_seconds
+
+
+def _seconds(value: object) -> object:
+    """`30min` or a number of seconds, as seconds."""
+    if isinstance(value, str):
+        try:
+            return parse_seconds(value)
+        except InputError as error:
+            raise ValueError(str(error).rstrip(".")) from error
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Text = Annotated[str, Field(min_length=1, max_length=4096)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SearchSection(_Section):
+    """How policies are proposed.
+
+    Attributes:
+        sampler: a registered sampler (`nsga2`, `tpe`, `random`, ...).
+        trials: how many policies are evaluated.
+        time_budget: stop proposing after this many seconds; written `30min`.
+        seed: the whole run's seed.
+    """
+
+    sampler: Text = "nsga2"
+    trials: StrictInt = Field(default=200, ge=1, le=1_000_000)
+    time_budget: Seconds | None = None
+    seed: StrictInt = Field(default=0, ge=0, le=2**31 - 1)
+
+
+class FinetuneSection(_Section):
+    """How the front's members are trained.
+
+    Attributes:
+        members: how many members of the searched front are fine-tuned; 0 for none.
+        epochs: passes over the training data.
+        distill: learn from the dense model's outputs as well as from the labels.
+        lr: peak learning rate; chosen by the trainer when not set.
+    """
+
+    members: StrictInt = Field(default=8, ge=0, le=1000)
+    epochs: StrictInt = Field(default=2, ge=0, le=10_000)
+    distill: StrictBool = True
+    lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+
+class ExecutorSection(_Section):
+    """Where policies are evaluated.
+
+    Attributes:
+        kind: `local` (in process with one worker, else worker processes) or `ray`.
+        workers: how many evaluate at the same time; the result does not depend on it.
+        address: of a running Ray cluster (`auto`, `ray://host:10001`); a private local one when not set.
+        gpus_per_worker: share of a GPU each Ray worker asks for.
+    """
+
+    kind: Text = "local"
+    workers: StrictInt = Field(default=1, ge=1, le=4096)
+    address: Text | None = None
+    gpus_per_worker: float = Field(default=0.0, ge=0, le=64, allow_inf_nan=False)
+
+
+class Config(_Section):
+    """A search, as written.
+
+    Attributes:
+        model: `module:callable` returning a trained `nn.Module`, or the path of a `.pt2` file.
+        task: `module:callable` returning an `autoprune.Task`.
+        profiles: names of shipped hardware profiles, or folders.
+        space: name of a shipped search space, or a YAML file.
+        objectives: `error`, `latency_p50[@profile]`, `size`, `peak_memory`, `macs`, `energy`; all minimised.
+        constraints: comparisons such as `latency_p99 <= 8ms`, checked before a policy is evaluated.
+        criterion: which units go first.
+        run: folder of the run; `runs/<name of the config file>` when not set.
+    """
+
+    model: Text
+    task: Text
+    profiles: tuple[Text, ...] = Field(min_length=1)
+    space: Text = "cnn"
+    objectives: tuple[Text, ...] = Field(default=("error", "latency_p50"), min_length=1)
+    constraints: tuple[Text, ...] = ()
+    criterion: Text = "obs"
+    search: SearchSection = SearchSection()
+    finetune: FinetuneSection = FinetuneSection()
+    executor: ExecutorSection = ExecutorSection()
+    run: Text | None = None
+
+
+def load_config(path: Path) -> Config:
+    """The config in a YAML file, its paths made absolute.
+
+    Raises:
+        InputError: unreadable, larger than the limit, not YAML, with aliases, or a key or value that is not expected.
+    """
+    config = validated(Config, read_yaml(path, "config"), f"config {path}")
+    folder = path.resolve().parent
+    return config.model_copy(
+        update={
+            "model": resolve(config.model, folder) if config.model.endswith(".pt2") else config.model,
+            "profiles": tuple(resolve(profile, folder) for profile in config.profiles),
+            "space": resolve(config.space, folder),
+            "run": str(folder / (config.run or f"runs/{path.stem}")),
+        }
+    )
+
+
+def resolve(text: str, folder: Path) -> str:
+    """A name as it is; a path made absolute from `folder`.
+
+    A path is what holds a separator, ends in `.yaml`, `.yml` or `.pt2`, or exists in `folder`.
+    """
+    is_path = "/" in text or "\\" in text or text.endswith((".yaml", ".yml", ".pt2")) or (folder / text).exists()
+    return str(folder / Path(text).expanduser()) if is_path else text
