@@ -88,6 +88,17 @@ def groups_of(dimension: Dimension) -> tuple[str, ...]:
             return ()
 
 
+def group_sizes(dimension: Dimension) -> tuple[tuple[str, int], ...]:
+    """(group, dense size) of the groups in it."""
+    match dimension:
+        case Width(group, dense):
+            return ((group, dense),)
+        case Product(children) | Concatenation(children):
+            return tuple(pair for child in children for pair in group_sizes(child))
+        case _:
+            return ()
+
+
 def has_batch(dimension: Dimension) -> bool:
     """Whether the batch is part of it."""
     match dimension:

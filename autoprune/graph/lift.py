@@ -18,16 +18,14 @@ def _bare(kind: type[nn.Module], tensors: Tensors, **attributes: Any) -> nn.Modu
     """An `nn` module without its initialisation: slicing makes hundreds of them in milliseconds."""
     module = kind.__new__(kind)
     nn.Module.__init__(module)
-    for name, value in attributes.items():
-        setattr(module, name, value)
+    module.__dict__.update(attributes)
     for name, tensor in tensors.items():
         if name in ("running_mean", "running_var", "num_batches_tracked"):
-            module.register_buffer(name, tensor)
+            module._buffers[name] = tensor
         elif tensor is None or isinstance(tensor, nn.Parameter):
-            module.register_parameter(name, tensor)
+            module._parameters[name] = tensor
         else:
-            trainable = tensor.is_floating_point()
-            module.register_parameter(name, nn.Parameter(tensor, requires_grad=trainable))
+            module._parameters[name] = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
     return module
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +18,8 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
 from autoprune.graph.dimension import (
-    Concatenation,
     Dimension,
     Indices,
-    Product,
-    Width,
     dense_size,
     groups_of,
     has_batch,
@@ -30,7 +27,7 @@ from autoprune.graph.dimension import (
     size,
 )
 from autoprune.graph.lift import make_module, module_input, owned_parameters
-from autoprune.graph.program import Operation, Program, Ref, Size
+from autoprune.graph.program import Program, Ref, Size
 
 
 @functools.cache
@@ -87,7 +84,7 @@ class TracedModule(nn.Module):
         self.program = program
         self.widths = dict(widths)
         self._steps = _steps(program, self.widths)
-        self._raw = tuple(dict.fromkeys(n for s in self._steps if s.module is None for n in _state_refs(s, program)))
+        self._raw = program.raw_state
         self._lookup: dict[str, Any] | None = None
         self._mount(tensors)
         self.eval()
@@ -101,7 +98,7 @@ class TracedModule(nn.Module):
         Raises:
             InputError: a tensor is missing, or its shape does not fit the program under `widths`.
         """
-        full = {**{g: d for v in program.values.values() for g, d in _dense_groups(v.dimensions)}, **widths}
+        full = {**program.group_sizes, **widths}
         for name in (*program.parameters, *program.buffers):
             expected = tuple(int(size(d, full)) for d in program.values[name].dimensions)
             if name not in tensors:
@@ -232,39 +229,17 @@ def build(
             if tensor is not source and isinstance(source, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=source.requires_grad)
             tensors[name] = tensor
-    dense = {g: d for value in program.values.values() for g, d in _dense_groups(value.dimensions)}
-    widths = {group: len(kept[group]) if group in kept else units for group, units in dense.items()}
+    widths = {group: len(kept[group]) if group in kept else units for group, units in program.group_sizes.items()}
     return TracedModule(program, widths, tensors)
 
 
-def _dense_groups(dimensions: tuple[Dimension, ...]) -> Iterator[tuple[str, int]]:
-    for dimension in dimensions:
-        match dimension:
-            case Width(group, dense):
-                yield group, dense
-            case Product(children) | Concatenation(children):
-                yield from _dense_groups(children)
-
-
 def _steps(program: Program, widths: Mapping[str, int]) -> tuple[_Step, ...]:
-    last: dict[str, int] = {}
-    for position, operation in enumerate(program.operations):
-        for name in operation.refs():
-            last[name] = position
-        for name in operation.results:
-            last.setdefault(name, position)
-    keep = {*program.outputs, *program.parameters, *program.buffers}
-    free: dict[int, list[str]] = {}
-    for name, position in last.items():
-        if name not in keep:
-            free.setdefault(position, []).append(name)
     steps = []
-    for position, op in enumerate(program.operations):
+    for op, gone in zip(program.operations, program.last_reads, strict=True):
         args = tuple(_concrete(argument, widths) for argument in op.args)
         kwargs = {name: _concrete(value, widths) for name, value in op.kwargs}
         if op.module is not None:
             args, kwargs = (module_input(op),), {}
-        gone = tuple(free.get(position, ()))
         steps.append(_Step(op.results, op.target, op.module, args, kwargs, gone))
     return tuple(steps)
 
@@ -283,12 +258,6 @@ def _fill(argument: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(argument, tuple):
         return [_fill(item, values) for item in argument]
     return argument
-
-
-def _state_refs(step: _Step, program: Program) -> list[str]:
-    operation = Operation(step.results[0], step.target, step.args, tuple(step.kwargs.items()), None, step.results)
-    state = {*program.parameters, *program.buffers}
-    return [name for name in operation.refs() if name in state]
 
 
 def _container(root: nn.Module, path: str) -> nn.Module:

@@ -7,9 +7,10 @@ The same program is run (`autoprune.graph.module`), costed (`autoprune.hardware`
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from autoprune.graph.dimension import Dimension
+from autoprune.graph.dimension import Dimension, group_sizes
 
 
 @dataclass(frozen=True)
@@ -98,3 +99,28 @@ class Program:
     buffers: tuple[str, ...]
     input_tree: str
     output_tree: str
+
+    @cached_property
+    def group_sizes(self) -> dict[str, int]:
+        """Every group in the program -> its dense size."""
+        return {g: units for value in self.values.values() for d in value.dimensions for g, units in group_sizes(d)}
+
+    @cached_property
+    def last_reads(self) -> tuple[tuple[str, ...], ...]:
+        """Per operation, the intermediate values that no later operation and no output reads."""
+        last: dict[str, int] = {}
+        for position, operation in enumerate(self.operations):
+            last.update(dict.fromkeys((*operation.refs(), *operation.results), position))
+        keep = {*self.outputs, *self.parameters, *self.buffers}
+        free: list[list[str]] = [[] for _ in self.operations]
+        for name, position in last.items():
+            if name not in keep:
+                free[position].append(name)
+        return tuple(map(tuple, free))
+
+    @cached_property
+    def raw_state(self) -> tuple[str, ...]:
+        """Parameters and buffers that operations read themselves, not through a lifted module."""
+        state = {*self.parameters, *self.buffers}
+        names = [name for op in self.operations if op.module is None for name in op.refs()]
+        return tuple(dict.fromkeys(name for name in names if name in state))
