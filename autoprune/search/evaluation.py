@@ -9,18 +9,19 @@ from __future__ import annotations
 import gc
 import math
 import pickle
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
+from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import Failure, InputError
 from autoprune.graph.policy import SparsityPolicy
+from autoprune.tuning.batches import batch_size
+from autoprune.tuning.randomness import seeded
 
 if TYPE_CHECKING:
     from autoprune.graph.module import TracedModule
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from autoprune.tuning.task import Task
 
 LOSS_SAMPLES = 1024  # validation samples that a calibration loss looks at
+CACHE_BYTES = 256 * 1024 * 1024  # validation batches up to this size are read once and kept
 
 Result = TypeVar("Result")
 
@@ -54,7 +56,7 @@ class Evaluator:
         pruner: makes models of policies.
         task: data, loss and metrics.
         threads: torch threads while it works; part of what makes results repeatable.
-        seed: of torch, NumPy and `random`, set anew for every policy.
+        seed: of torch, NumPy and Python, set anew for every policy.
         loss_samples: how many samples of the validation split the calibration loss looks at.
 
     Raises:
@@ -71,7 +73,7 @@ class Evaluator:
         self.threads = threads
         self.seed = seed
         self.loss_samples = loss_samples
-        self._batches: tuple[Any, ...] | None = None
+        self._read: tuple[Task, Task] | None = None
 
     def evaluate(self, policy: Mapping[str, int], number: int | None = None) -> Evaluation | Failure:
         """The task's verdict on a policy.
@@ -85,20 +87,25 @@ class Evaluator:
         start = time.perf_counter()
 
         def judge(model: TracedModule) -> Evaluation | Failure:
-            metrics = {name: float(value) for name, value in self.task.evaluate(model, split="validation").items()}
-            value = float(self.task.objective(metrics))
+            task, _ = self._tasks()
+            metrics = task.evaluate(model, split="validation")
+            value = task.objective(metrics)
             if not math.isfinite(value):
-                return _not_finite("the quality objective", value, policy, number)
+                return _not_finite(task.quality, value, policy, number)
             return Evaluation(value, metrics, time.perf_counter() - start)
 
         return self._guarded(judge, policy, number)
 
     def loss(self, policy: Mapping[str, int]) -> float | Failure:
-        """The task's mean loss of a policy's model on the first samples of the validation split."""
+        """The mean loss of a policy's model on the first samples of the validation split.
+
+        A task without a loss is judged by its quality objective on them.
+        """
 
         def judge(model: TracedModule) -> float | Failure:
-            value = self._mean_loss(model)
-            return value if math.isfinite(value) else _not_finite("the loss", value, policy, None)
+            _, task = self._tasks()
+            value = task.objective(task.evaluate(model)) if task.loss is None else task.mean_loss(model)
+            return value if math.isfinite(value) else _not_finite("loss", value, policy, None)
 
         return self._guarded(judge, policy, None)
 
@@ -112,67 +119,64 @@ class Evaluator:
             pickle.dumps(self)
         except Exception as error:
             raise InputError(
-                f"the task or model cannot be sent to worker processes ({type(error).__name__}: {error}). Define losses, "
-                "metrics and datasets at the top level of a module (no lambdas), or use one local worker."
+                f"the task or model cannot be sent to worker processes ({type(error).__name__}: {error}). Define "
+                "losses, metrics and datasets at the top level of a module (no lambdas), or use one local worker."
             ) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_batches": None}
+        return {**self.__dict__, "_read": None}
 
     def _guarded(
         self, judge: Callable[[TracedModule], Result | Failure], policy: Mapping[str, int], number: int | None
     ) -> Result | Failure:
         """Build and judge a model under fixed threads and seeds; exceptions become data."""
         try:
-            with repeatable(self.threads, self.seed):
+            with threads_of_torch(self.threads), seeded(self.seed):
                 return judge(self.pruner.build(policy))
         except Exception as error:
             failure = _failure(error, policy, number)
         gc.collect()  # the traceback held the model; memory matters most when it ran out
         return failure
 
-    def _mean_loss(self, model: TracedModule) -> float:
-        if self._batches is None:
-            self._batches = _first_batches(self.task.validation, self.task, self.loss_samples)
-        total, samples = 0.0, 0
-        with torch.inference_mode():
-            for batch in self._batches:
-                inputs = self.task.inputs(batch)
-                count = len(inputs[0])
-                total += float(self.task.loss(model(*inputs), batch)) * count
-                samples += count
-        return total / samples
+    def _tasks(self) -> tuple[Task, Task]:
+        """The task with its validation batches read once, where they fit in memory; and one with the first of them."""
+        if self._read is None:
+            batches, complete = _first_batches(self.task, CACHE_BYTES)
+            few, samples = [], 0
+            for batch in batches:
+                few.append(batch)
+                samples += batch_size(self.task.inputs_of(batch))
+                if samples >= self.loss_samples:
+                    break
+            whole = replace(self.task, validation=batches) if complete else self.task
+            self._read = whole, replace(self.task, validation=few)
+        return self._read
 
 
 @contextmanager
-def repeatable(threads: int, seed: int) -> Iterator[None]:
-    """Torch threads and all random generators fixed inside, and as they were afterwards."""
-    before, python, numpy_state = torch.get_num_threads(), random.getstate(), np.random.get_state()
+def threads_of_torch(threads: int) -> Iterator[None]:
+    """Torch's threads inside; as many as before afterwards."""
+    before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
-            random.seed(seed)
-            np.random.seed(seed % 2**32)
-            yield
+        yield
     finally:
         torch.set_num_threads(before)
-        random.setstate(python)
-        np.random.set_state(numpy_state)
 
 
-def _first_batches(loader: Any, task: Task, samples: int) -> tuple[Any, ...]:
-    """The first batches of a loader that together hold at least `samples` samples (all, where it has fewer)."""
+def _first_batches(task: Task, limit_bytes: int) -> tuple[list[Any], bool]:
+    """The first validation batches, as many as fit, and whether these are all."""
     found: list[Any] = []
-    count = 0
-    for batch in loader:
-        found.append(batch)
-        count += len(task.inputs(batch)[0])
-        if count >= samples:
-            break
-    if not count:
-        raise InputError("task: expected batches in the validation split, got none.")
-    return tuple(found)
+    size = 0
+    with seeded(0, task.validation):  # as Task.evaluate seeds it: the same batches
+        for batch in task.validation:
+            size += sum(t.numel() * t.element_size() for t in pytree.tree_leaves(batch) if isinstance(t, torch.Tensor))
+            if found and size > limit_bytes:
+                return found, False
+            found.append(batch)
+    if not found:
+        raise InputError("task: the validation loader is empty: expected at least one batch, got none.")
+    return found, True
 
 
 def _name(policy: Mapping[str, int], number: int | None) -> str:
@@ -180,15 +184,15 @@ def _name(policy: Mapping[str, int], number: int | None) -> str:
 
 
 def _not_finite(what: str, value: float, policy: Mapping[str, int], number: int | None) -> Failure:
-    return Failure("not-finite", f"{_name(policy, number)}: {what} is {value}")
+    return Failure("not finite", f"{_name(policy, number)}: {what} is {value}")
 
 
 def _failure(error: Exception, policy: Mapping[str, int], number: int | None) -> Failure:
-    message = f"{_name(policy, number)}: {type(error).__name__}: {error}"
+    message = f"{_name(policy, number)}: {error or '(no message)'}"
     short = message if len(message) <= 500 else message[:497] + "..."
     if _is_out_of_memory(error):
-        return Failure("out-of-memory", short, "use smaller batches or fewer workers")
-    return Failure("exception", short)
+        return Failure("out of memory", short, "use smaller batches or fewer workers")
+    return Failure(type(error).__name__, short)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
