@@ -1,0 +1,107 @@
+"""Times between measured widths: piecewise linear inside the cell of measured neighbours, never beyond them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.hardware.kernel_table import KernelRow
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+MEASURED, INTERPOLATED, ESTIMATED = 0, 1, 2
+
+
+class FamilyTable:
+    """The measured kernels of one family.
+
+    Args:
+        sizes: (n, d) measured widths, rows unique.
+        times_us: (n,)
+    """
+
+    def __init__(self, sizes: Integers, times_us: Floats) -> None:
+        self.sizes = sizes
+        self.times_us = times_us
+        self._axes = [np.unique(sizes[:, axis]) for axis in range(sizes.shape[1])]
+        shape = tuple(len(axis) for axis in self._axes)
+        self._dense = int(np.prod(shape, dtype=np.int64)) <= 1_000_000
+        self._grid = np.full(shape if self._dense else (0,), np.nan)
+        if self._dense:
+            places = tuple(np.searchsorted(axis, sizes[:, i]) for i, axis in enumerate(self._axes))
+            self._grid[places] = times_us
+
+    @classmethod
+    def of(cls, rows: Sequence[KernelRow]) -> FamilyTable:
+        """The table of the rows of one family."""
+        sizes = np.array([row.sizes for row in rows], dtype=np.int64).reshape(len(rows), -1)
+        return cls(sizes, np.array([row.p50_us for row in rows], dtype=np.float64))
+
+    def predict(self, sizes: Integers) -> tuple[Floats, npt.NDArray[np.int8]]:
+        """Times and how they are known (`MEASURED`, `INTERPOLATED`; `ESTIMATED` with NaN where they are not).
+
+        Multilinear over the cell of the nearest sampled widths around each query, where all corners were measured.
+
+        Args:
+            sizes: (m, d)
+        """
+        count, dimensions = sizes.shape
+        times = np.full(count, np.nan)
+        kinds = np.full(count, ESTIMATED, dtype=np.int8)
+        if dimensions == 0:
+            return np.full(count, self.times_us[0]), np.full(count, MEASURED, dtype=np.int8)
+        if not self._dense or dimensions > 6:
+            return self._exact_only(sizes, times, kinds)
+        low, high, weight = self._cells(sizes)
+        inside = np.all(high >= 0, axis=1)
+        total = np.zeros(count)
+        for corner in itertools.product((0, 1), repeat=dimensions):
+            share = np.ones(count)
+            places = []
+            for axis, side in enumerate(corner):
+                share *= weight[:, axis] if side else 1.0 - weight[:, axis]
+                places.append(np.clip(high[:, axis] if side else low[:, axis], 0, None))
+            value = self._grid[tuple(places)]
+            total += np.where(share > 0, share * value, 0.0)  # a corner of no weight need not be measured
+        known = inside & np.isfinite(total)
+        times[known] = total[known]
+        exact = known & np.all((weight == 0) | (weight == 1), axis=1)
+        kinds[known] = INTERPOLATED
+        kinds[exact] = MEASURED
+        return times, kinds
+
+    def _cells(self, sizes: Integers) -> tuple[Integers, Integers, Floats]:
+        """Per query and axis: index below, index above (-1 outside the samples) and the weight of the one above."""
+        low = np.zeros(sizes.shape, dtype=np.int64)
+        high = np.zeros(sizes.shape, dtype=np.int64)
+        weight = np.zeros(sizes.shape)
+        for i, axis in enumerate(self._axes):
+            above = np.searchsorted(axis, sizes[:, i], side="left")
+            outside = (sizes[:, i] < axis[0]) | (sizes[:, i] > axis[-1])
+            above = np.clip(above, 0, len(axis) - 1)
+            below = np.where(axis[above] == sizes[:, i], above, np.maximum(above - 1, 0))
+            step = np.maximum(axis[above] - axis[below], 1)
+            low[:, i] = below
+            high[:, i] = np.where(outside, -1, above)
+            weight[:, i] = np.clip((sizes[:, i] - axis[below]) / step, 0.0, 1.0)
+        return low, high, weight
+
+    def _exact_only(
+        self, sizes: Integers, times: Floats, kinds: npt.NDArray[np.int8]
+    ) -> tuple[Floats, npt.NDArray[np.int8]]:
+        known = {tuple(row): time for row, time in zip(self.sizes.tolist(), self.times_us, strict=True)}
+        for index, row in enumerate(sizes.tolist()):
+            if tuple(row) in known:
+                times[index], kinds[index] = known[tuple(row)], MEASURED
+        return times, kinds
+
+    def nearest(self, sizes: Integers) -> Integers:
+        """Index of the measured kernel nearest in the logarithm of the widths.  # (m,)"""
+        if sizes.shape[1] == 0:
+            return np.zeros(len(sizes), dtype=np.int64)
+        own, wanted = np.log(np.maximum(self.sizes, 1)), np.log(np.maximum(sizes, 1))
+        distance = ((wanted[:, None, :] - own[None, :, :]) ** 2).sum(axis=2)
+        return np.argmin(distance, axis=1).astype(np.int64)

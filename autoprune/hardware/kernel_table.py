@@ -1,0 +1,182 @@
+"""`kernels.csv`: one row a kernel, read strictly and written the same way every time."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoprune.core.errors import InputError
+from autoprune.core.files import read_text, write_text
+
+MAX_CSV_BYTES = 256 * 1024 * 1024
+PROVENANCES = ("measured", "imported", "analytical")
+TIMES = ("mean_us", "p50_us", "p90_us", "p95_us", "p99_us", "std_us")
+REQUIRED = ("family", "sizes", "operator", "n", *TIMES, "flops", "bytes")
+OPTIONAL = ("energy_uj", "provenance")
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """What is known of one kernel on one device.
+
+    Attributes:
+        family, sizes: the kernel (see `autoprune.graph.kernel`).
+        operator: the class its efficiency is fitted by.
+        n: timed runs.
+        mean_us, p50_us, p90_us, p95_us, p99_us, std_us: of those runs, above the time of an empty run.
+        flops, bytes: floating-point operations, and bytes read and written.
+        energy_uj: energy of one run, where known.
+        provenance: `measured`, `imported` or `analytical`.
+    """
+
+    family: str
+    sizes: tuple[int, ...]
+    operator: str
+    n: int
+    mean_us: float
+    p50_us: float
+    p90_us: float
+    p95_us: float
+    p99_us: float
+    std_us: float
+    flops: float
+    bytes: float
+    energy_uj: float | None = None
+    provenance: str = "measured"
+
+
+def read_kernels(path: Path) -> tuple[KernelRow, ...]:
+    """The rows of a kernel table.
+
+    Raises:
+        InputError: unreadable; a column missing, unknown or twice; a field that is not a finite number >= 0; a kernel
+            that is there twice. The message names file, row and column.
+    """
+    text = read_text(path, "kernel table", MAX_CSV_BYTES)
+    csv.field_size_limit(1 << 20)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        header = next(reader, [])
+        _check_columns(path, header)
+        rows = []
+        for record in reader:
+            if record:
+                rows.append(_Fields(path, reader.line_num, header, record).row())
+    except csv.Error as error:
+        raise InputError(
+            f"{path}, line {reader.line_num}: expected CSV, got text that does not parse ({error})."
+        ) from error
+    _check_unique(path, rows)
+    return tuple(rows)
+
+
+def write_kernels(path: Path, rows: Iterable[KernelRow]) -> None:
+    """Write a kernel table atomically, rows sorted by family and sizes."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    columns = (*REQUIRED, *OPTIONAL)
+    writer.writerow(columns)
+    for row in sorted(rows, key=lambda r: (r.family, r.sizes)):
+        writer.writerow([_cell(getattr(row, column)) for column in columns])
+    write_text(path, out.getvalue())
+
+
+def _cell(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case tuple():
+            return " ".join(str(item) for item in value)
+        case float():
+            return f"{value:.6g}" if value < 1e6 else str(round(value))
+        case _:
+            return str(value)
+
+
+def _check_columns(path: Path, header: Sequence[str]) -> None:
+    missing = [column for column in REQUIRED if column not in header]
+    unknown = [column for column in header if column not in REQUIRED and column not in OPTIONAL]
+    twice = sorted({column for column in header if header.count(column) > 1})
+    for fault, columns in (("misses", missing), ("has the unknown", unknown), ("repeats the", twice)):
+        if columns:
+            raise InputError(
+                f"{path}: expected the columns {', '.join(REQUIRED)} (and optionally {', '.join(OPTIONAL)}), "
+                f"got a header that {fault} column{'s' if len(columns) > 1 else ''} {', '.join(columns)}. "
+                "Correct the header, or profile the device anew."
+            )
+
+
+def _check_unique(path: Path, rows: Sequence[KernelRow]) -> None:
+    seen: dict[tuple[str, tuple[int, ...]], int] = {}
+    for number, row in enumerate(rows, start=1):
+        key = (row.family, row.sizes)
+        if key in seen:
+            raise InputError(
+                f"{path}, kernel {number}: expected each kernel once, got kernel {seen[key]} again "
+                f"(sizes {_cell(row.sizes)!r} of {row.family[:80]!r}). Remove one of the two rows."
+            )
+        seen[key] = number
+
+
+class _Fields:
+    """One record, each field taken with its place for the message."""
+
+    def __init__(self, path: Path, line: int, header: Sequence[str], record: Sequence[str]) -> None:
+        self._place = f"{path}, line {line}"
+        if len(record) != len(header):
+            raise InputError(
+                f"{self._place}: expected {len(header)} fields, got {len(record)}. Correct or remove the line."
+            )
+        self._fields = dict(zip(header, record, strict=True))
+
+    def row(self) -> KernelRow:
+        provenance = self._fields.get("provenance") or "measured"
+        if provenance not in PROVENANCES:
+            raise self._wrong("provenance", f"one of {', '.join(PROVENANCES)}")
+        energy = self.number("energy_uj") if self._fields.get("energy_uj") else None
+        return KernelRow(
+            family=self.text("family"),
+            sizes=self.sizes(),
+            operator=self.text("operator"),
+            n=int(self.number("n")),
+            mean_us=self.number("mean_us"),
+            p50_us=self.number("p50_us"),
+            p90_us=self.number("p90_us"),
+            p95_us=self.number("p95_us"),
+            p99_us=self.number("p99_us"),
+            std_us=self.number("std_us"),
+            flops=self.number("flops"),
+            bytes=self.number("bytes"),
+            energy_uj=energy,
+            provenance=provenance,
+        )
+
+    def text(self, column: str) -> str:
+        if not self._fields[column].strip():
+            raise self._wrong(column, "a text")
+        return self._fields[column]
+
+    def number(self, column: str) -> float:
+        try:
+            value = float(self._fields[column])
+        except ValueError:
+            raise self._wrong(column, "a number >= 0") from None
+        if not math.isfinite(value) or value < 0:
+            raise self._wrong(column, "a finite number >= 0")
+        return value
+
+    def sizes(self) -> tuple[int, ...]:
+        parts = self._fields["sizes"].split()
+        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            raise self._wrong("sizes", "whole numbers with spaces between them")
+        return tuple(int(part) for part in parts)
+
+    def _wrong(self, column: str, expected: str) -> InputError:
+        got = self._fields[column][:80]
+        return InputError(
+            f"{self._place}, column '{column}': expected {expected}, got {got!r}. Correct the field or remove the line."
+        )

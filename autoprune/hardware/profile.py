@@ -1,0 +1,233 @@
+"""Hardware profiles: a folder with `profile.json` and `kernels.csv`, found by name or path.
+
+Listing and loading need neither torch nor any runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from autoprune.core.data import data_folder
+from autoprune.core.errors import InputError, unknown_name
+from autoprune.core.files import canonical_json, digest, read_json, write_json
+from autoprune.hardware.kernel_table import KernelRow, read_kernels, write_kernels
+
+SCHEMA = "autoprune.profile/1"
+PERCENTILES = ("p50", "p90", "p95", "p99")
+HEADER_FILE, KERNELS_FILE = "profile.json", "kernels.csv"
+FOLDER = "hardware_profiles"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DeviceInfo(_Model):
+    """What was measured on."""
+
+    name: str
+    kind: Literal["cpu", "gpu", "mobile", "npu", "other"]
+    processor: str = ""
+    cores: int = Field(default=1, ge=1)
+    memory_bytes: int = Field(default=0, ge=0)
+    features: tuple[str, ...] = ()
+
+
+class RuntimeInfo(_Model):
+    """What ran the models, and how it was set."""
+
+    name: str
+    version: str
+    flags: dict[str, str] = {}
+
+
+class ProtocolInfo(_Model):
+    """How times were taken; counts are per kernel and session."""
+
+    sessions: int = Field(ge=0)
+    minimum_runs: int = Field(ge=0)
+    warmup_runs: int = Field(ge=0)
+    warmup_us: float = Field(ge=0)
+    empty_run_us: float = Field(default=0.0, ge=0)  # already taken off the kernels' times, not off models'
+    seed: int = 0
+    seconds: float = Field(default=0.0, ge=0)
+
+
+class Composition(_Model):
+    """From kernels to a model: `sum_factor * sum + constant_us + kernel_us * kernels`, for one percentile.
+
+    `sum` is over the kernels' medians whatever the percentile: tails of kernels of ten microseconds are noise.
+    """
+
+    sum_factor: float = Field(ge=0)
+    constant_us: float = Field(ge=0)
+    kernel_us: float = Field(ge=0)
+
+
+class Residuals(_Model):
+    """Leave-one-out errors of the composition, relative to the measured time: `measured / predicted - 1`."""
+
+    mean_absolute: float = Field(ge=0)
+    low: float
+    high: float
+
+
+class Validation(_Model):
+    """How well the profile predicts whole models that it did not see."""
+
+    models: int = Field(default=0, ge=0)
+    residuals: dict[str, Residuals] = {}
+    sentinel_drift: float = Field(default=0.0, ge=0)  # largest deviation of the sentinel kernel from its median
+    rank_correlation: float | None = None
+    notes: tuple[str, ...] = ()
+
+
+class ProfileHeader(_Model):
+    """`profile.json`: everything about a profile but its kernels."""
+
+    schema_version: Literal["autoprune.profile/1"] = Field(alias="schema", default="autoprune.profile/1")
+    name: str = Field(min_length=1)
+    description: str = ""
+    device: DeviceInfo
+    runtime: RuntimeInfo
+    precision: str = "float32"
+    batch: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1)
+    layout: str = "NCHW"
+    environment: dict[str, str] = {}
+    protocol: ProtocolInfo
+    provenance: Literal["measured", "imported", "analytical"]
+    composition: dict[str, Composition] = {}
+    alignment_quantum: int = Field(default=1, ge=1)
+    validation: Validation = Validation()
+    created: str = ""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+
+@dataclass(frozen=True, eq=False)
+class HardwareProfile:
+    """What is known of one device under one runtime.
+
+    Attributes:
+        header: everything but the kernels.
+        kernels: one row a kernel.
+    """
+
+    header: ProfileHeader
+    kernels: tuple[KernelRow, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The profile's name, as in `latency_p50@name`."""
+        return self.header.name
+
+    @property
+    def batch(self) -> int:
+        """The batch size its kernels were timed at."""
+        return self.header.batch
+
+    @property
+    def alignment_quantum(self) -> int:
+        """Widths that are multiples of this run best."""
+        return self.header.alignment_quantum
+
+    @property
+    def id(self) -> str:
+        """Its identity: 16 hex digits of the SHA-256 of header and kernels."""
+        rows = [[row.family, row.sizes, f"{row.p50_us:.6g}", f"{row.p99_us:.6g}"] for row in self.kernels]
+        return digest(canonical_json([header_data(self.header), sorted(rows)]))
+
+    @classmethod
+    def load(cls, path: Path | str) -> HardwareProfile:
+        """A profile from its folder.
+
+        Raises:
+            InputError: a file is missing or wrong; the message says which, where, what was expected and what to do.
+        """
+        folder = Path(path)
+        return cls(read_header(folder), read_kernels(folder / KERNELS_FILE))
+
+    def save(self, path: Path | str) -> None:
+        """Write the profile's folder.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        folder = Path(path)
+        write_kernels(folder / KERNELS_FILE, self.kernels)
+        write_json(folder / HEADER_FILE, header_data(self.header))
+
+
+def header_data(header: ProfileHeader) -> dict[str, Any]:
+    """A header as JSON data."""
+    data: dict[str, Any] = header.model_dump(mode="json", by_alias=True)
+    return data
+
+
+def read_header(folder: Path) -> ProfileHeader:
+    """The header of the profile in a folder.
+
+    Raises:
+        InputError: missing, of another schema version, or with a wrong field.
+    """
+    path = folder / HEADER_FILE
+    if not path.is_file():
+        raise InputError(
+            f"profile {folder}: expected a folder with {HEADER_FILE} and {KERNELS_FILE}, found no {HEADER_FILE}. "
+            "Name a profile of `autoprune profile list`, or the path of a profile's folder."
+        )
+    data = read_json(path, "profile", SCHEMA)
+    try:
+        return ProfileHeader.model_validate(data)
+    except ValidationError as error:
+        raise InputError(
+            f"profile {path}: {_first_fault(error)} Correct the file, or profile the device anew."
+        ) from error
+
+
+def _first_fault(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    more = f" ({error.error_count() - 1} more.)" if error.error_count() > 1 else ""
+    if first["type"] == "missing":
+        return f"expected the field '{place}', got a file without it.{more}"
+    return f"field '{place}': {first['msg'][0].lower() + first['msg'][1:]}, got {str(first['input'])[:80]!r}.{more}"
+
+
+def load_profile(name_or_path: str | Path) -> HardwareProfile:
+    """A profile by the name of a shipped one, or by the path of its folder.
+
+    Raises:
+        InputError: no such profile (the known ones are listed), or a broken one.
+    """
+    folder = Path(name_or_path)
+    if folder.is_dir():
+        return HardwareProfile.load(folder)
+    shipped = _shipped()
+    name = str(name_or_path)
+    if name in shipped:
+        return HardwareProfile.load(shipped[name])
+    if "/" in name or "\\" in name:
+        raise InputError(
+            f"profile '{name}': expected the path of a profile's folder, got one that does not exist. "
+            f"Shipped profiles: {', '.join(sorted(shipped)) or '(none)'}."
+        )
+    raise unknown_name("hardware profile", name, shipped)
+
+
+def list_profiles() -> list[dict[str, Any]]:
+    """The headers of the shipped profiles as JSON data, by name."""
+    return [header_data(read_header(folder)) for _, folder in sorted(_shipped().items())]
+
+
+def _shipped() -> Mapping[str, Path]:
+    root = data_folder(FOLDER)
+    if not root.is_dir():
+        return {}
+    return {folder.name: folder for folder in root.iterdir() if (folder / HEADER_FILE).is_file()}
