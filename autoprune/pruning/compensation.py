@@ -1,0 +1,89 @@
+"""Compensation: consumers' weights re-fitted by least squares so that the kept units make up for the removed ones.
+
+`W' = W G_:K (G_KK)^-1` is the best linear fit, on calibration data, of the dense output from the kept inputs. It is
+computed as `W_K + W_R M` with `M = G_RK G_KK^-1`, so that a dense policy leaves the weights as they are, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.graph.dimension import Indices, indices, units_of
+from autoprune.graph.policy import UnitOrder
+from autoprune.pruning.consumers import Consumer
+from autoprune.pruning.gram import Moments
+from autoprune.pruning.obs import LeastSquares, damped, prefix_reconstruction, reconstruction
+
+
+@dataclass(frozen=True, eq=False)
+class Compensation:
+    """Everything needed to re-fit one consumer at any widths of its input.
+
+    Attributes:
+        consumer: which layer.
+        gram: damped second moments; their lower Cholesky factor where `sequence` is set.  # (blocks, columns, columns)
+        mean: E[x] at each tap.  # (blocks, taps, columns)
+        sequence: columns in the order they are kept, where the input is one group: one factorisation then serves every
+            width. None where several groups meet in the input.  # (columns,) int64
+    """
+
+    consumer: Consumer
+    gram: Tensor
+    mean: Tensor
+    sequence: Tensor | None = None
+
+    @staticmethod
+    def of(consumer: Consumer, moments: Moments) -> Compensation:
+        """From moments, before orders are known."""
+        return Compensation(consumer, damped(moments.gram(centred=consumer.shift is not None)), moments.mean)
+
+    def regression(self, group: str, weight: Tensor) -> LeastSquares:
+        """The consumer as one group's elimination sees it."""
+        rows = self.consumer.rows(weight.detach().double().cpu())
+        return LeastSquares(self.gram, rows, units_of(self.consumer.dimension, group))
+
+    def factorised(self, orders: Mapping[str, UnitOrder]) -> Compensation:
+        """With the Gram matrix factorised in the order of its group, where there is only one."""
+        if len(self.consumer.groups) != 1:
+            return self
+        (group,) = self.consumer.groups
+        units = units_of(self.consumer.dimension, group)
+        rank = np.full(orders[group].order.size + 1, -1)  # the last: columns of no unit, which always stay
+        rank[orders[group].order] = np.arange(orders[group].order.size)
+        sequence = torch.from_numpy(np.argsort(rank[units], kind="stable"))
+        gram = self.gram[:, sequence[:, None], sequence]
+        return replace(self, gram=torch.linalg.cholesky(gram), sequence=sequence)
+
+    def weights(self, kept: Mapping[str, Indices], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Replacements for the consumer's weight and for what takes up the means, by state-dict name.
+
+        The weight has its kept columns only and all its outputs.
+        """
+        columns = torch.from_numpy(indices(self.consumer.dimension, kept))
+        removed, standing_in = self._reconstruction(columns)
+        weight = state[self.consumer.parameter].detach()
+        rows = self.consumer.rows(weight.double().cpu())  # (blocks, outputs x taps, columns)
+        lost = rows[:, :, removed]
+        fitted = self.consumer.weight(rows[:, :, columns] + lost @ standing_in, weight).to(weight.device)
+        result = {self.consumer.parameter: fitted}
+        shift = self.consumer.shift
+        if shift is not None:
+            left = self.mean[:, :, removed] - self.mean[:, :, columns] @ standing_in.mT  # (blocks, taps, removed)
+            shaped = lost.reshape(lost.shape[0], -1, left.shape[1], lost.shape[2])  # (blocks, outputs, taps, removed)
+            delta = torch.einsum("botr,btr->bo", shaped, left).flatten()
+            before = state[shift.name].detach()
+            result[shift.name] = (before.double().cpu() + shift.sign * delta).to(before)
+        return result
+
+    def _reconstruction(self, columns: Tensor) -> tuple[Tensor, Tensor]:
+        """The removed columns and how the kept ones, in the order of `columns`, stand in for them."""
+        if self.sequence is None:
+            return reconstruction(self.gram, columns)
+        kept = columns.numel()
+        order = torch.argsort(self.sequence[:kept])  # from the order they are kept in to ascending
+        return self.sequence[kept:], prefix_reconstruction(self.gram, kept)[:, :, order]

@@ -1,0 +1,154 @@
+"""Channel-level second moments of what consumers read, collected in one pass over calibration batches.
+
+A convolution's moments are shared over its kernel positions (taps): `C x C` instead of `(C k k) x (C k k)`. Each input
+pixel counts as often as the kernel sees it, so strides, dilation and zero padding are weighted exactly. Memory is
+bounded by the moments themselves, not by the number of batches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from autoprune.core.errors import InputError
+from autoprune.pruning.consumers import Consumer
+
+_CHUNK = 1 << 22  # elements converted to float64 at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Moments of one consumer's input, averaged over samples and output positions.
+
+    Attributes:
+        second: E[x x^T], averaged over taps too.  # (blocks, columns, columns) float64
+        mean: E[x] at each tap.  # (blocks, taps, columns) float64
+    """
+
+    second: Tensor
+    mean: Tensor
+
+    def gram(self, centred: bool) -> Tensor:
+        """`second`, or the covariance where something behind the consumer takes up the means.  # as `second`"""
+        return self.second - self.mean.mT @ self.mean / self.mean.shape[1] if centred else self.second
+
+
+def collect_moments(module: nn.Module, consumers: Iterable[Consumer], calibration: Sequence[Any]) -> dict[str, Moments]:
+    """Run `module` over the calibration batches and accumulate the moments of every consumer's input.
+
+    Args:
+        module: the dense model, in eval mode; consumers are found in it by name.
+        consumers: which inputs to look at.
+        calibration: model inputs, see `run`.
+
+    Returns:
+        Moments by the consumer's weight parameter; consumers that were never called are absent.
+
+    Raises:
+        InputError: activations that are not finite.
+    """
+    sums = [_Sums(consumer) for consumer in consumers]
+    handles = [module.get_submodule(s.consumer.module).register_forward_pre_hook(s.hook) for s in sums]
+    try:
+        with torch.no_grad():
+            for item in calibration:
+                run(module, item)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {s.consumer.parameter: s.moments() for s in sums if s.count > 0}
+
+
+def run(module: nn.Module, item: Any) -> Any:
+    """Call a model on one calibration item: a tensor, a tuple of positional inputs or a mapping of keyword inputs."""
+    if isinstance(item, Mapping):
+        return module(**item)
+    return module(*item) if isinstance(item, (tuple, list)) else module(item)
+
+
+class _Sums:
+    """Float64 sums over one consumer's input."""
+
+    def __init__(self, consumer: Consumer) -> None:
+        self.consumer = consumer
+        self.count = 0
+        self._second: Tensor | None = None
+        self._first: Tensor | None = None
+
+    def hook(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Forward pre-hook: add one batch."""
+        x: Tensor = args[0].detach()
+        consumer = self.consumer
+        if isinstance(module, _ConvNd):
+            spatial = tuple(x.shape[-len(module.kernel_size) :])
+            taps, outputs = conv_taps(module, spatial)
+        else:
+            spatial = (consumer.positions,)
+            taps, outputs = [[slice(p, p + 1) for p in range(consumer.positions)]], 1
+        x = x.reshape(-1, consumer.blocks, consumer.columns, *spatial)
+        for part in x.split(max(1, _CHUNK // max(1, x[:1].numel()))):
+            self._add(part.double(), taps)
+        self.count += x.shape[0] * outputs
+
+    def _add(self, x: Tensor, taps: list[list[slice]]) -> None:
+        seen = torch.ones((), dtype=x.dtype, device=x.device)
+        for axis, slices in enumerate(taps):
+            counts = torch.zeros(x.shape[3 + axis], dtype=x.dtype, device=x.device)
+            for cut in slices:
+                counts[cut] += 1
+            seen = seen[..., None] * counts
+        second = torch.einsum("nbcs,nbds->bcd", (x * seen).flatten(3), x.flatten(3))
+        flat = x.sum(dim=0)  # (blocks, columns, *spatial)
+        first = torch.stack([flat[(..., *cuts)].flatten(2).sum(-1) for cuts in itertools.product(*taps)], dim=1)
+        self._second = second if self._second is None else self._second + second
+        self._first = first if self._first is None else self._first + first
+
+    def moments(self) -> Moments:
+        """What was summed, as averages."""
+        assert self._second is not None and self._first is not None  # count > 0
+        second = (self._second / (self.count * self._first.shape[1])).cpu()
+        if not bool(torch.isfinite(second).all()):
+            raise InputError(
+                f"calibration: expected finite activations, got NaN or infinity at the input of '{self.consumer.module}'. "
+                "Check that the calibration batches are preprocessed as in training and that the model is trained."
+            )
+        return Moments((second + second.mT) / 2, (self._first / self.count).cpu())
+
+
+def conv_taps(module: _ConvNd, spatial: Sequence[int]) -> tuple[list[list[slice]], int]:
+    """Which input pixels each kernel position sees, axis by axis, and the number of output positions.
+
+    Zero padding is seen by nobody.
+    """
+    taps: list[list[slice]] = []
+    outputs = []
+    for axis, length in enumerate(spatial):
+        kernel, stride, dilation = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
+        before, after = _padding(module, axis)
+        count = (length + before + after - dilation * (kernel - 1) - 1) // stride + 1
+        cuts = []
+        for tap in range(kernel):
+            offset = tap * dilation - before
+            first = max(0, math.ceil(-offset / stride))  # the first output that sees a pixel through this tap
+            last = min(count - 1, (length - 1 - offset) // stride)
+            start = offset + first * stride
+            cuts.append(slice(start, offset + last * stride + 1, stride) if last >= first else slice(0, 0))
+        taps.append(cuts)
+        outputs.append(count)
+    return taps, math.prod(outputs)
+
+
+def _padding(module: _ConvNd, axis: int) -> tuple[int, int]:
+    if module.padding == "valid":
+        return 0, 0
+    if isinstance(module.padding, str):  # "same"
+        total = module.dilation[axis] * (module.kernel_size[axis] - 1)
+        return total // 2, total - total // 2
+    return module.padding[axis], module.padding[axis]

@@ -1,0 +1,167 @@
+"""`Pruner`: from a policy to a smaller model whose remaining units make up for those that went."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from autoprune.core.errors import InputError
+from autoprune.graph import DependencyGraph, UnitOrder
+from autoprune.graph.module import TracedModule
+from autoprune.pruning.compensation import Compensation
+from autoprune.pruning.consumers import find_consumers
+from autoprune.pruning.criteria import Evidence, criteria
+from autoprune.pruning.gram import collect_moments
+from autoprune.pruning.recalibration import recalibrate
+
+CACHE_BYTES = 512 * 1024 * 1024
+"""Compensated weights kept for reuse by later policies; the least recently used go first."""
+
+
+class Pruner:
+    """Turns policies into smaller models; what is dear is computed once here, for all widths of every group.
+
+    Picklable (caches stay behind) and deterministic given its arguments.
+
+    Args:
+        graph: the traced dense model.
+        criterion: name of a registered criterion (`autoprune.pruning.criteria`).
+        calibration: batches of model inputs: tuples of tensors (a tensor, or a mapping of keyword inputs, will do).
+            They are looked at once here and once by each `build`.
+        compensate: re-fit consumers to the units that stay.
+        recalibrate: re-estimate batch-norm statistics of each built model.
+        seed: for criteria that draw.
+
+    Without calibration (criteria that do not need it only) models are sliced, neither compensated nor recalibrated.
+
+    Attributes:
+        orders: group id -> `UnitOrder`.
+
+    Raises:
+        InputError: unknown criterion; no calibration where the criterion needs it; activations that are not finite.
+    """
+
+    def __init__(
+        self,
+        graph: DependencyGraph,
+        criterion: str = "obs",
+        calibration: Sequence[Any] = (),
+        *,
+        compensate: bool = True,
+        recalibrate: bool = True,
+        seed: int = 0,
+    ) -> None:
+        chosen = criteria.get(criterion)()
+        self._graph = graph
+        self._calibration = _batches(calibration)
+        if chosen.needs_calibration and not self._calibration:
+            raise InputError(
+                f"criterion '{criterion}': expected calibration batches, got none. Pass calibration=[(inputs,), ...] (a few "
+                "hundred samples without labels are enough), or use criterion='l1', which needs none."
+            )
+        self._recalibrate = recalibrate
+        self._cache: OrderedDict[tuple[Any, ...], dict[str, Tensor]] = OrderedDict()
+        self._cached_bytes = 0
+        self._compensations: dict[str, Compensation] = {}
+        if self._calibration and (compensate or chosen.needs_calibration):
+            self._compensations = self._fit()
+        self.orders: dict[str, UnitOrder] = {}
+        for name, group in graph.groups.items():
+            consumers = [
+                self._compensations[m.parameter] for m in group.consumers if m.parameter in self._compensations
+            ]
+            regressions = tuple(c.regression(name, graph.state[c.consumer.parameter]) for c in consumers)
+            self.orders[name] = UnitOrder(name, chosen.order(group, Evidence(graph.state, regressions, seed)))
+        for parameter in list(self._compensations) if compensate else []:
+            self._compensations[parameter] = self._compensations[parameter].factorised(self.orders)
+        if not compensate:
+            self._compensations = {}
+
+    def _fit(self) -> dict[str, Compensation]:
+        module = self._graph.module().eval()
+        consumers = find_consumers(self._graph, module)
+        moments = collect_moments(module, consumers.values(), self._calibration)
+        return {name: Compensation.of(consumers[name], moments[name]) for name in moments}
+
+    def build(self, policy: Mapping[str, int]) -> TracedModule:
+        """The pruned model: sliced, compensated, batch norms re-estimated; own tensors, eval mode.
+
+        Raises:
+            InputError: a policy that does not fit the graph.
+        """
+        module = self.slice(policy)
+        if self._recalibrate:
+            recalibrate(module, self._calibration)
+        return module
+
+    def slice(self, policy: Mapping[str, int]) -> TracedModule:
+        """As `build`, with the batch norms' dense statistics."""
+        checked = self._graph.check(policy)
+        kept = {
+            name: self.orders[name].kept(width)
+            for name, width in checked.items()
+            if width < self._graph.groups[name].size
+        }
+        weights: dict[str, Tensor] = {}
+        for compensation in self._compensations.values():
+            touched = tuple((name, kept[name].size) for name in compensation.consumer.groups if name in kept)
+            if touched:
+                weights.update(self._compensated(compensation, touched))
+        module = self._graph.module(kept=kept, weights=weights).clone_tensors()
+        module.eval()
+        return module
+
+    def _compensated(self, compensation: Compensation, touched: tuple[tuple[str, int], ...]) -> dict[str, Tensor]:
+        key = (compensation.consumer.parameter, touched)
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        kept = {name: self.orders[name].kept(width) for name, width in touched}
+        found = self._cache[key] = compensation.weights(kept, self._graph.state)
+        self._cached_bytes += _bytes(found)
+        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_bytes -= _bytes(oldest)
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
+
+
+def prune(
+    graph: DependencyGraph, policy: Mapping[str, int], criterion: str = "obs", calibration: Iterable[Any] = ()
+) -> TracedModule:
+    """One pruned model (see `Pruner.build`); for many policies of one model, keep a `Pruner`.
+
+    Args:
+        graph: the traced dense model.
+        policy: group id -> units to keep.
+        criterion: `obs`, `l1`, `l2`, `random` or an installed one.
+        calibration: batches of model inputs, without labels.
+
+    Raises:
+        InputError: as `Pruner` and `Pruner.build`.
+    """
+    graph.check(policy)
+    return Pruner(graph, criterion, tuple(calibration)).build(policy)
+
+
+def _batches(calibration: Sequence[Any]) -> tuple[Any, ...]:
+    """Each item as a tuple of positional inputs, or a mapping of keyword inputs."""
+    batches = []
+    for item in calibration:
+        values = item.values() if isinstance(item, Mapping) else item if isinstance(item, (tuple, list)) else (item,)
+        if not values or not all(isinstance(value, Tensor) for value in values):
+            kinds = ", ".join(sorted({type(value).__name__ for value in values})) or "nothing"
+            raise InputError(
+                f"calibration: expected tuples of input tensors, got an item with {kinds}. Pass [(inputs,), ...], no labels."
+            )
+        batches.append(dict(item) if isinstance(item, Mapping) else tuple(values))
+    return tuple(batches)
+
+
+def _bytes(tensors: Mapping[str, Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

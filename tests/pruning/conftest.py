@@ -1,0 +1,11 @@
+"""One thread for every test: results must not depend on what else the machine does."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> None:
+    torch.set_num_threads(1)

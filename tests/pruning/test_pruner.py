@@ -1,0 +1,256 @@
+"""The pruner end to end on small traced models."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from autoprune.core.errors import InputError
+from autoprune.graph import DependencyGraph, trace
+from autoprune.graph.dimension import indices
+from autoprune.pruning import Pruner, prune
+from tests.pruning.models import MODELS, make
+
+Batches = list[tuple[Tensor, ...]]
+
+
+def traced(name: str, seed: int = 0) -> tuple[nn.Module, DependencyGraph, Batches]:
+    model, batches = make(name, seed)
+    return model, trace(model, batches[0]), batches
+
+
+def outputs(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([module(*batch) for batch in batches]).double()
+
+
+def inputs_of(module: nn.Module, layer: str, batches: Batches) -> Tensor:
+    """What a layer reads over all batches."""
+    seen: list[Tensor] = []
+    hook = module.get_submodule(layer).register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
+    outputs(module, batches)
+    hook.remove()
+    return torch.cat(seen)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("criterion", ["obs", "l1", "l2", "random"])
+def test_a_dense_policy_changes_nothing(name: str, criterion: str) -> None:
+    model, graph, batches = traced(name)
+    pruner = Pruner(graph, criterion, batches, recalibrate=False)
+    torch.testing.assert_close(outputs(pruner.build({}), batches), outputs(model, batches))
+    dense = {group.id: group.size for group in graph.groups.values()}
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(pruner.slice(dense).state_dict().values(), model.state_dict().values(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("criterion", ["obs", "l1", "l2", "random"])
+def test_pruned_models_run_and_have_the_widths_asked_for(name: str, criterion: str) -> None:
+    model, graph, batches = traced(name)
+    pruner = Pruner(graph, criterion, batches)
+    assert set(pruner.orders) == set(graph.groups)
+    module = pruner.build(graph.uniform(0.5))
+    assert module.widths == graph.widths(graph.uniform(0.5))
+    assert outputs(module, batches).shape == outputs(model, batches).shape
+    assert not any(m.training for m in module.modules())
+    assert sum(p.numel() for p in module.parameters()) == graph.parameter_count(module.widths)
+
+
+def test_linear_consumer_is_brute_force_least_squares_with_bias() -> None:
+    model, graph, batches = traced("chain")
+    pruner = Pruner(graph, "obs", batches)
+    (group,) = graph.groups
+    kept = pruner.orders[group].kept(4)
+    x, y = inputs_of(model, "second", batches).numpy(), outputs(model, batches).numpy()
+    fit = np.linalg.lstsq(np.c_[x[:, kept], np.ones(len(x))], y, rcond=None)[0]
+    second = pruner.slice({group: 4}).second
+    np.testing.assert_allclose(second.weight.detach().numpy(), fit[:-1].T, atol=2e-3)
+    np.testing.assert_allclose(second.bias.detach().numpy(), fit[-1], atol=2e-3)
+
+
+def test_obs_removes_the_unit_whose_loss_is_least_after_the_best_fit() -> None:
+    model, graph, batches = traced("chain", seed=3)
+    (group,) = graph.groups
+    x, y = inputs_of(model, "second", batches).numpy(), outputs(model, batches).numpy()
+
+    def error(gone: int) -> float:
+        design = np.c_[np.delete(x, gone, axis=1), np.ones(len(x))]
+        return float(((y - design @ np.linalg.lstsq(design, y, rcond=None)[0]) ** 2).sum())
+
+    assert Pruner(graph, "obs", batches).orders[group].order[-1] == int(np.argmin([error(unit) for unit in range(10)]))
+
+
+def test_concatenated_input_is_fitted_jointly() -> None:
+    model, graph, batches = traced("concatenated")
+    pruner = Pruner(graph, "obs", batches)
+    policy = {"left": 3, "right": 2}
+    dimension = graph.program.values["merge.weight"].dimensions[1]
+    kept = indices(dimension, {name: pruner.orders[name].kept(width) for name, width in policy.items()})
+    x = inputs_of(model, "merge", batches).movedim(1, -1).reshape(-1, 15).numpy()
+    weight, bias = (t.detach().double().numpy() for t in (model.merge.weight, model.merge.bias))  # type: ignore[union-attr]
+    y = x @ weight[:, :, 0, 0].T + bias
+    fit = np.linalg.lstsq(np.c_[x[:, kept], np.ones(len(x))], y, rcond=None)[0]
+    merge = pruner.slice(policy).merge
+    np.testing.assert_allclose(merge.weight.detach().numpy()[:, :, 0, 0], fit[:-1].T, atol=2e-3)
+    np.testing.assert_allclose(merge.bias.detach().numpy(), fit[-1], atol=2e-3)
+
+
+@pytest.mark.parametrize("pool_above", [2048, 8], ids=["exact", "shared over positions"])
+def test_flatten_units_own_their_positions(pool_above: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.pruning.consumers.POOL_ABOVE", pool_above)
+    model, graph, batches = traced("concatenated")
+    pruner = Pruner(graph, "obs", batches)
+    kept = pruner.orders["merge"].kept(3)
+    y = outputs(model, batches)
+    plain = Pruner(graph, "obs", batches, compensate=False)
+    errors = [float((outputs(p.slice({"merge": 3}), batches) - y).square().mean()) for p in (pruner, plain)]
+    assert errors[0] < errors[1]
+    if pool_above == 2048:  # 48 columns and 48 samples: the exact fit reproduces the outputs it was fitted to
+        x = inputs_of(model, "head", batches).reshape(-1, 4, 16)[:, kept].flatten(1).numpy()
+        design = np.c_[x, np.ones(len(x))]
+        best = ((y.numpy() - design @ np.linalg.lstsq(design, y.numpy(), rcond=None)[0]) ** 2).mean()
+        assert errors[0] <= best + 1e-3 * float(y.square().mean())
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 50), name=st.sampled_from(["chain", "concatenated"]), data=st.data())
+def test_compensation_never_increases_the_reconstruction_error(seed: int, name: str, data: st.DataObject) -> None:
+    """Exact where consumers are 1 x 1 or linear and only their input is cut."""
+    model, graph, batches = traced(name, seed)
+    group = data.draw(st.sampled_from([g for g in graph.groups if g != "merge"]))
+    policy = {group: data.draw(st.integers(1, graph.groups[group].size))}
+    layer = "second" if name == "chain" else "merge"
+    criterion = data.draw(st.sampled_from(["obs", "l1", "random"]))
+
+    def error(compensate: bool) -> float:
+        module = Pruner(graph, criterion, batches, compensate=compensate, seed=seed).slice(policy)
+        read = inputs_of(module, layer, batches).float()
+        dense = inputs_of(model, layer, batches).float()
+        with torch.no_grad():
+            gap = module.get_submodule(layer)(read) - model.get_submodule(layer)(dense)
+        return float(gap.square().mean())
+
+    assert error(True) <= error(False) * (1 + 1e-4) + 1e-9
+
+
+def test_slice_takes_up_means_in_batch_norm() -> None:
+    """conv2 -> bn2: the running mean is shifted, so that the mean behind the norm is the dense one even unrecalibrated."""
+    model, graph, batches = traced("residual")
+    pruner = Pruner(graph, "obs", batches)
+    module = pruner.slice({"conv1": 3})
+
+    def mean_behind(m: nn.Module) -> Tensor:
+        return inputs_of(m, "bn2", batches).mean(dim=(0, 2, 3)) - m.get_submodule("bn2").running_mean  # type: ignore[operator]
+
+    torch.testing.assert_close(mean_behind(module), mean_behind(model), rtol=1e-4, atol=1e-4)
+
+
+def test_residual_group_is_ordered_by_all_its_consumers() -> None:
+    model, graph, batches = traced("residual")
+    stream = next(group for group in graph.groups.values() if len(group.consumers) > 1)
+    assert {member.parameter for member in stream.consumers} == {"conv1.weight", "expand.weight", "head.weight"}
+    before = Pruner(graph, "obs", batches).orders[stream.id].order
+    silenced = trace(model, batches[0])
+    worthless = int(before[0])
+    with torch.no_grad():
+        for name in ("conv1", "expand", "head"):
+            model.get_submodule(name).weight[:, worthless] = 0  # type: ignore[operator]
+    after = Pruner(silenced, "obs", batches).orders[stream.id].order
+    assert after.tolist() != before.tolist()
+    assert int(np.flatnonzero(after == worthless)[0]) >= stream.size - 2
+
+
+def test_own_tensors_and_the_dense_model_untouched() -> None:
+    model, graph, batches = traced("residual")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    module = Pruner(graph, "obs", batches).build({"conv1": 3})
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(1.0)
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["residual", "concatenated"])
+def test_deterministic_and_the_same_after_pickling(name: str) -> None:
+    _, graph, batches = traced(name)
+    policy = graph.uniform(0.4)
+    one = Pruner(graph, "obs", batches)
+    first = one.build(policy).state_dict()
+    for other in (Pruner(graph, "obs", batches), pickle.loads(pickle.dumps(one))):
+        assert all(one.orders[g].order.tolist() == other.orders[g].order.tolist() for g in graph.groups)
+        assert all(torch.equal(tensor, first[key]) for key, tensor in other.build(policy).state_dict().items())
+    assert all(torch.equal(tensor, first[key]) for key, tensor in one.build(policy).state_dict().items())  # warm caches
+
+
+def test_random_follows_the_seed() -> None:
+    _, graph, _ = traced("residual")
+    orders = [Pruner(graph, "random", seed=seed).orders for seed in (0, 0, 1)]
+    assert all((orders[0][g].order == orders[1][g].order).all() for g in graph.groups)
+    assert any((orders[0][g].order != orders[2][g].order).any() for g in graph.groups)
+
+
+def test_magnitude_orders_by_producers() -> None:
+    model, graph, _ = traced("residual")
+    norms = model.conv1.weight.detach().abs().sum(dim=(1, 2, 3))  # type: ignore[union-attr, operator]
+    assert Pruner(graph, "l1").orders["conv1"].order.tolist() == norms.argsort(descending=True).tolist()
+
+
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.pruning.pruner.CACHE_BYTES", 1000)
+    _, graph, batches = traced("residual")
+    pruner = Pruner(graph, "obs", batches)
+    for width in range(1, 6):
+        pruner.slice({"conv1": width, "expand": width})
+    assert len(pruner._cache) < 10
+    assert pruner._cached_bytes <= 1000 or len(pruner._cache) == 1
+
+
+def test_batches_may_be_tensors_or_keywords() -> None:
+    model, graph, batches = traced("chain")
+    by_name = trace(model, {"x": batches[0][0]})
+    named = [{"x": batch[0]} for batch in batches]
+    pruners = [
+        Pruner(graph, "obs", batches),
+        Pruner(graph, "obs", [b[0] for b in batches]),
+        Pruner(by_name, "obs", named),
+    ]
+    orders = [pruner.orders["first"].order.tolist() for pruner in pruners]
+    assert orders[0] == orders[1] == orders[2]
+
+
+def test_prune_is_one_build() -> None:
+    _, graph, batches = traced("concatenated")
+    policy = {"left": 2}
+    one, two = prune(graph, policy, calibration=iter(batches)), Pruner(graph, "obs", batches).build(policy)
+    assert all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True))
+    sliced = prune(graph, policy, "l1")
+    assert sliced.widths["left"] == 2
+
+
+def test_messages() -> None:
+    _, graph, batches = traced("chain")
+    with pytest.raises(InputError, match=r"unknown criterion 'ob'. Did you mean 'obs'\? Known: l1, l2, obs, random"):
+        Pruner(graph, "ob", batches)
+    with pytest.raises(InputError, match=r"criterion 'obs': expected calibration batches, got none. Pass calibration="):
+        Pruner(graph)
+    with pytest.raises(InputError, match=r"expected tuples of input tensors, got an item with Tensor, int"):
+        Pruner(graph, "obs", [(batches[0][0], 3)])
+    with pytest.raises(InputError, match="got an item with nothing"):
+        Pruner(graph, "obs", [()])
+    with pytest.raises(InputError, match=r"finite activations, got NaN or infinity at the input of 'second'"):
+        Pruner(graph, "obs", [(torch.full((2, 6), float("inf")),)])
+    with pytest.raises(InputError, match=r"unknown group 'frist'. Did you mean 'first'\?"):
+        prune(graph, {"frist": 3}, calibration=batches)
+    with pytest.raises(InputError, match=r"expected 1 to 10 units for 'first', got 11"):
+        Pruner(graph, "obs", batches).build({"first": 11})
