@@ -1,0 +1,75 @@
+"""The optimizer, the learning rate of each step, and the precision where it pays."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from autoprune.tuning.settings import FinetuneSettings
+
+
+def trainable(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that require gradients."""
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def build_optimizer(model: nn.Module, settings: FinetuneSettings, lr: float) -> torch.optim.Optimizer:
+    """The optimizer over trainable parameters; vectors (norms, biases) are not decayed."""
+    parameters = trainable(model)
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+
+
+def peak_rate(settings: FinetuneSettings, model: nn.Module) -> float:
+    """The highest learning rate: as set, else a usual one for the optimizer, lower for models with layer norm."""
+    if settings.lr is not None:
+        return settings.lr
+    kinds = {type(module) for module in model.modules()}
+    delicate = nn.LayerNorm in kinds and not kinds & {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
+    if settings.optimizer == "adamw":
+        return 1e-4 if delicate else 1e-3
+    return 5e-3 if delicate else 2e-2
+
+
+def rate(step: int, total: int, peak: float, settings: FinetuneSettings) -> float:
+    """The learning rate of a step: a formula of the step alone, so that resuming needs no scheduler.
+
+    Args:
+        step: from 0.
+        total: how many steps there are in all.
+        peak: the highest rate.
+        settings: schedule and warm-up.
+    """
+    rising = settings.warmup * total
+    if settings.schedule == "onecycle":
+        if step < rising:
+            return _cosine(peak / 25.0, peak, (step + 1) / math.ceil(rising))
+        return _cosine(peak, peak / 1e4, (step - rising) / max(1.0, total - rising))
+    if step < rising:
+        return peak * (step + 1) / math.ceil(rising)
+    return _cosine(peak, 0.0, (step - rising) / max(1.0, total - rising))
+
+
+def autocast_dtype(setting: str, device: torch.device) -> torch.dtype | None:
+    """The type to compute in, None for float32. `auto`: bfloat16 on GPUs and CPUs that compute in it."""
+    if setting == "off":
+        return None
+    if setting == "bf16":
+        return torch.bfloat16
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else None
+    if device.type == "cpu":
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+    return None
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))

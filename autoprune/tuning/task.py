@@ -1,0 +1,385 @@
+"""`Task`: the user's data, loss and metrics, checked once and then read the same way every time."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+
+from autoprune.core.errors import InputError, unknown_name
+from autoprune.core.files import canonical_json, digest
+from autoprune.tuning.batches import (
+    Batches,
+    Inputs,
+    as_inputs,
+    batch_digest,
+    batch_size,
+    call,
+    default_inputs,
+    describe,
+    device_of,
+    to_device,
+)
+from autoprune.tuning.metrics import Accuracy, MeanLoss, cross_entropy
+from autoprune.tuning.randomness import seeded
+
+Metric = Callable[[nn.Module, Iterable[Any]], float]
+Loss = Callable[[Any, Any], torch.Tensor]
+
+SPLITS = ("train", "validation", "test", "calibration")
+CALIBRATION_EXAMPLES = 1024
+CALIBRATION_BYTES = 256 * 1024 * 1024
+FINGERPRINT_BATCHES = 2
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
+_TAKEN = re.compile(
+    r"member|params|macs|size(_bytes)?|peak_memory(_bytes)?|energy(_uj)?|speedup|policy_id|and|or"
+    r"|(measured_)?latency.*|test_.*"
+)
+
+
+@dataclass(frozen=True)
+class TaskCheck:
+    """What checking a task on a model found.
+
+    Attributes:
+        metrics: the model's metrics on the validation split.
+        notes: what is worth knowing though nothing is wrong.
+    """
+
+    metrics: dict[str, float]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Data to train on and to judge by, a loss, and metrics.
+
+    Loaders are re-iterable: a `DataLoader`, a list of batches, any object that starts anew at each `iter`. To search
+    with worker processes, loaders and functions must be picklable (functions at the top level of a module).
+
+    Attributes:
+        train: batches for fine-tuning.
+        validation: batches that the search judges candidates by.
+        test: batches that only the finished front is judged by.
+        calibration: batches for pruning (labels are not read); the train batches where None.
+        inputs: from a batch to the model's inputs: a tensor, a tuple of them, or a mapping of keyword arguments.
+            By default the batch itself, its first part, or its entries other than labels.
+        loss: from the model's outputs and a batch to a scalar to train on. Without one, only distillation trains.
+        metrics: name -> function of (model, batches), called in eval mode without gradients, with batches on the
+            model's device. The first is the search's quality objective. By default the mean loss.
+        minimize: the metrics of which less is better.
+
+    Raises:
+        InputError: a loader that is not re-iterable, no metrics, or names that are taken or unknown.
+    """
+
+    train: Iterable[Any]
+    validation: Iterable[Any]
+    test: Iterable[Any] | None = None
+    calibration: Iterable[Any] | None = None
+    inputs: Callable[[Any], Any] | None = None
+    loss: Loss | None = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    minimize: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            loader = getattr(self, split)
+            if loader is not None or split in ("train", "validation"):
+                _check_loader(split, loader)
+        for name, function in (("inputs", self.inputs), ("loss", self.loss), *_items(self.metrics)):
+            if function is not None and not callable(function):
+                raise InputError(f"task: expected a function for {name}, got {type(function).__name__}.")
+        object.__setattr__(self, "inputs", self.inputs or default_inputs)
+        if not self.metrics:
+            if self.loss is None:
+                raise InputError('task: expected metrics={"name": function(model, batches)} or a loss, got neither.')
+            object.__setattr__(self, "metrics", {"loss": MeanLoss(self.loss, self.inputs or default_inputs)})
+            object.__setattr__(self, "minimize", ("loss",))
+        minimize = (self.minimize,) if isinstance(self.minimize, str) else tuple(self.minimize)
+        object.__setattr__(self, "metrics", dict(self.metrics))
+        object.__setattr__(self, "minimize", minimize)
+        for name in self.metrics:
+            _check_name(name)
+        if self.judges_classes and "error" in self.metrics:
+            raise InputError("task: expected no metric 'error' beside 'accuracy': it stands for 1 - accuracy.")
+        for name in minimize:
+            if name not in self.metrics:
+                raise unknown_name("metric in minimize", name, self.metrics)
+
+    @classmethod
+    def classification(
+        cls,
+        train: Iterable[Any],
+        validation: Iterable[Any],
+        test: Iterable[Any] | None = None,
+        calibration: Iterable[Any] | None = None,
+        inputs: Callable[[Any], Any] | None = None,
+    ) -> Task:
+        """A classification task: cross-entropy as loss, accuracy as metric, `error` = 1 - accuracy as objective.
+
+        Batches are (inputs, labels), or mappings with an entry `labels`, `label`, `targets`, `target` or `y`.
+        """
+        accuracy = Accuracy(inputs or default_inputs)
+        return cls(train, validation, test, calibration, inputs, cross_entropy, {"accuracy": accuracy})
+
+    @property
+    def metric(self) -> str:
+        """The name of the first metric: the one that the search's quality objective is made of."""
+        return next(iter(self.metrics))
+
+    @property
+    def quality(self) -> str:
+        """The name of the search's quality objective: `error` for accuracy, else the first metric's."""
+        return "error" if self.judges_classes else self.metric
+
+    @property
+    def judges_classes(self) -> bool:
+        """Whether the first metric is `accuracy`, higher being better: outputs are then logits."""
+        return self.metric == "accuracy" and self.metric not in self.minimize
+
+    def objective(self, metrics: Mapping[str, float]) -> float:
+        """The quality objective, minimised: 1 - accuracy, or the first metric, sign flipped unless in `minimize`."""
+        value = float(metrics[self.metric])
+        if self.judges_classes:
+            return 1.0 - value
+        return value if self.metric in self.minimize else -value
+
+    def loader(self, split: str) -> Iterable[Any]:
+        """The loader of a split; `calibration` falls back to `train`.
+
+        Raises:
+            InputError: an unknown split, or a test split that was not given.
+        """
+        if split not in SPLITS:
+            raise unknown_name("split", split, SPLITS)
+        loader: Iterable[Any] | None = getattr(self, split)
+        if loader is None and split == "calibration":
+            loader = self.train
+        if loader is None:
+            raise InputError(f"task: there is no {split} split. Pass {split}= to Task.")
+        return loader
+
+    def inputs_of(self, batch: Any) -> Inputs:
+        """The model's inputs in a batch, as positional or keyword arguments."""
+        return as_inputs((self.inputs or default_inputs)(batch))
+
+    def evaluate(self, model: nn.Module, split: str = "validation", limit: int | None = None) -> dict[str, float]:
+        """All metrics of a model on (at most `limit` batches of) a split; NaN is handed through.
+
+        The model is in eval mode meanwhile and gradients are off. Random loaders are seeded, so that they give the
+        same batches each time.
+
+        Raises:
+            InputError: a metric that raises or returns something other than a number.
+        """
+        loader = self.loader(split)
+        batches = Batches(loader, device_of(model), limit)
+        found: dict[str, float] = {}
+        with _evaluating(model):
+            for name, metric in self.metrics.items():
+                with seeded(0, loader):
+                    found[name] = _number(name, metric, model, batches, split)
+        return found
+
+    def mean_loss(self, model: nn.Module, split: str = "validation", limit: int | None = None) -> float:
+        """The mean loss over (at most `limit` batches of) a split, in eval mode without gradients.
+
+        Raises:
+            InputError: the task has no loss, or it raises.
+        """
+        if self.loss is None:
+            raise InputError("task: expected a loss, got none. Pass loss= to Task.")
+        loader = self.loader(split)
+        mean = MeanLoss(self.loss, self.inputs or default_inputs)
+        with _evaluating(model), seeded(0, loader):
+            return _number("loss", mean, model, Batches(loader, device_of(model), limit), split)
+
+    def calibration_batches(self, n: int | None = None, seed: int = 0) -> list[tuple[torch.Tensor, ...]]:
+        """Model inputs for calibration, the same for the same seed.
+
+        Args:
+            n: how many batches; by default as many as hold 1,024 examples (and at most 256 MB).
+            seed: what random loaders shuffle by.
+
+        Raises:
+            InputError: the loader is empty.
+        """
+        loader = self.loader("calibration")
+        found: list[tuple[torch.Tensor, ...]] = []
+        examples = size = 0
+        with seeded(seed, loader):
+            for batch in islice(loader, n):
+                inputs = self.inputs_of(batch)
+                found.append(tuple(inputs.values()) if isinstance(inputs, dict) else inputs)
+                examples += batch_size(inputs)
+                size += sum(tensor.numel() * tensor.element_size() for tensor in found[-1])
+                if n is None and (examples >= CALIBRATION_EXAMPLES or size >= CALIBRATION_BYTES):
+                    break
+        if not found:
+            raise InputError("task: the calibration loader gave no batches.")
+        return found
+
+    def fingerprint(self) -> str:
+        """A hash of the first batches of each split and of the names of the metrics: which data this is.
+
+        Batches that are not the same twice, even under the same seed, count by their shapes alone.
+        """
+        parts: dict[str, Any] = {"metrics": list(self.metrics), "minimize": sorted(self.minimize)}
+        for split in SPLITS:
+            if getattr(self, split) is not None:
+                loader = self.loader(split)
+                first, again = _digests(loader, 0), _digests(loader, 0)
+                parts[split] = first if first == again else _digests(loader, 0, contents=False)
+        return digest(canonical_json(parts))
+
+    def check(self, model: nn.Module, limit: int | None = None) -> TaskCheck:
+        """Validate everything on the dense model: every split, the inputs, the loss and the metrics.
+
+        Args:
+            model: the trained model.
+            limit: judge by at most this many validation batches.
+
+        Raises:
+            InputError: an empty loader or one that can be read once only; inputs the model refuses; a loss or metric
+                that raises, is no number, or is NaN; an accuracy outside 0..1.
+        """
+        notes: list[str] = []
+        for split in SPLITS:
+            if getattr(self, split) is not None:
+                self._check_split(model, split)
+                if split in ("validation", "test") and is_random(self.loader(split)):
+                    notes.append(
+                        f"the {split} loader shuffles or augments: it is seeded to give the same batches each time"
+                    )
+        metrics = self.evaluate(model, "validation", limit)
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise InputError(f"metric '{name}': expected a finite number on the dense model, got {value}.")
+        if self.judges_classes and not 0.0 <= metrics["accuracy"] <= 1.0:
+            raise InputError(
+                f"metric 'accuracy': expected a share from 0 to 1, got {metrics['accuracy']:.6g}. "
+                "Return a share, or give the metric another name."
+            )
+        return TaskCheck(metrics, tuple(notes))
+
+    def _check_split(self, model: nn.Module, split: str) -> None:
+        """Read the first batch twice; run the model, and for the train split the loss, on it."""
+        loader = self.loader(split)
+        batch = _first(loader, split)
+        if batch is None:
+            raise InputError(f"task: the {split} loader is empty: expected at least one batch, got none.")
+        if _first(loader, split) is None:
+            raise InputError(_once(split, type(loader).__name__))
+        batch = to_device(batch, device_of(model))
+        inputs = self.inputs_of(batch)
+        with _evaluating(model):
+            try:
+                outputs = call(model, inputs)
+            except Exception as error:
+                raise InputError(
+                    f"task: the model refuses the {split} split's inputs {describe(inputs)}: {_reason(error)}. "
+                    "Pass inputs=, a function from a batch to the model's inputs."
+                ) from error
+            if split == "train" and self.loss is not None:
+                _check_loss(self.loss, outputs, batch)
+
+
+def is_random(loader: Iterable[Any]) -> bool:
+    """Whether a loader's first batches depend on the seed: it shuffles or augments."""
+    return _digests(loader, 0) != _digests(loader, 1)
+
+
+def _items(metrics: object) -> list[tuple[str, Any]]:
+    if not isinstance(metrics, Mapping):
+        raise InputError(f"task: expected metrics as name -> function(model, batches), got {type(metrics).__name__}.")
+    return [(f"metric '{name}'", function) for name, function in metrics.items()]
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(f"task: expected metric names of letters, digits, '_', '.' and '-', got {name!r}.")
+    if _TAKEN.fullmatch(name):
+        raise InputError(f"task: the metric name '{name}' stands for a column of its own. Choose another.")
+
+
+def _check_loader(split: str, loader: object) -> None:
+    if isinstance(loader, Iterator):
+        raise InputError(_once(split, type(loader).__name__))
+    if isinstance(loader, (torch.Tensor, str, bytes, Mapping)) or not (
+        hasattr(loader, "__iter__") or hasattr(loader, "__getitem__")
+    ):
+        raise InputError(
+            f"task: expected a loader of batches for {split} (a DataLoader, a list of batches), "
+            f"got {type(loader).__name__}."
+        )
+
+
+def _once(split: str, kind: str) -> str:
+    return (
+        f"task: the {split} loader ({kind}) gives its batches only once: expected one that starts anew each time. "
+        "Pass a DataLoader or a list of batches."
+    )
+
+
+def _check_loss(loss: Loss, outputs: Any, batch: Any) -> None:
+    try:
+        value = loss(outputs, batch)
+    except Exception as error:
+        raise InputError(f"loss: raised on the first train batch: {_reason(error)}.") from error
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise InputError(f"loss: expected a scalar tensor, got {describe(value)}.")
+    if not math.isfinite(float(value)):
+        raise InputError(f"loss: expected a finite number on the first train batch, got {float(value)}.")
+
+
+def _first(loader: Iterable[Any], split: str) -> Any | None:
+    try:
+        with seeded(0, loader):
+            return next(iter(loader), None)
+    except Exception as error:
+        raise InputError(f"task: the {split} loader raised at its first batch: {_reason(error)}.") from error
+
+
+def _digests(loader: Iterable[Any], seed: int, contents: bool = True) -> list[str]:
+    with seeded(seed, loader):
+        return [batch_digest(batch, contents) for batch in islice(loader, FINGERPRINT_BATCHES)]
+
+
+def _number(name: str, metric: Metric, model: nn.Module, batches: Batches, split: str) -> float:
+    try:
+        value: Any = metric(model, batches)
+    except Exception as error:
+        raise InputError(f"metric '{name}': raised on the {split} split: {_reason(error)}.") from error
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"metric '{name}': expected a number, got {describe(value)}.") from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return str(error).rstrip(".")
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}".rstrip(": .")
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode, no gradients; each module's own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
