@@ -56,7 +56,9 @@ def matching(rows: Sequence[Row], where: str, dense: Row | None, what: str) -> l
     )
 
 
-def best(rows: Sequence[Row], prefer: str, metrics: Sequence[str], minimize: Sequence[str], objectives: Sequence[str]) -> int:
+def best(
+    rows: Sequence[Row], prefer: str, metrics: Sequence[str], minimize: Sequence[str], objectives: Sequence[str]
+) -> int:
     """The index of the preferred row: the knee of the front over `objectives`, or the best by a column.
 
     Raises:
@@ -79,7 +81,9 @@ def best(rows: Sequence[Row], prefer: str, metrics: Sequence[str], minimize: Seq
 
 def _knee(rows: Sequence[Row], metrics: Sequence[str], minimize: Sequence[str], objectives: Sequence[str]) -> int:
     names = [metrics[0] if name == "error" and metrics else name for name in objectives]
-    scores = np.array([[_minimised(row, name, metrics, minimize) for name in names] for row in rows])  # (members, objectives)
+    scores = np.array(
+        [[_minimised(row, name, metrics, minimize) for name in names] for row in rows]
+    )  # (members, objectives)
     scores = scores[:, ~np.isnan(scores).any(axis=0)]
     return knee(scores) if scores.shape[1] else 0
 

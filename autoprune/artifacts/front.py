@@ -212,7 +212,9 @@ def load_front(path: str | Path, model: nn.Module | None = None) -> Front:
     run = check_run(Path(path))
     record = RunRecord.read(run / RUN)
     if not (run / FRONT).is_file():
-        raise InputError(f"run {run}: expected {FRONT}, got none. The search has not ended; start it again to resume it.")
+        raise InputError(
+            f"run {run}: expected {FRONT}, got none. The search has not ended; start it again to resume it."
+        )
     return Front(run, record, read_table(run / FRONT, "front", required=("member",)), model)
 
 

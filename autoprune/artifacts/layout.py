@@ -61,5 +61,7 @@ def check_run(run: Path) -> Path:
     if not run.is_dir():
         raise InputError(f"run {run}: expected a run folder, got {'a file' if run.exists() else 'nothing there'}.")
     if not (run / RUN).is_file():
-        raise InputError(f"run {run}: expected {RUN} in it, got none. Is this the folder that `autoprune search` wrote?")
+        raise InputError(
+            f"run {run}: expected {RUN} in it, got none. Is this the folder that `autoprune search` wrote?"
+        )
     return run

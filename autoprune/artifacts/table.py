@@ -131,7 +131,12 @@ def read_table(path: Path, what: str, required: Sequence[str] = ()) -> tuple[Row
     for number, line in enumerate(lines[1:], start=2):
         if len(line) != len(header):
             raise InputError(f"{what} {path}, row {number}: expected {len(header)} cells, got {len(line)}.")
-        rows.append({name: _read_cell(name, cell, f"{what} {path}, row {number}") for name, cell in zip(header, line, strict=True)})
+        rows.append(
+            {
+                name: _read_cell(name, cell, f"{what} {path}, row {number}")
+                for name, cell in zip(header, line, strict=True)
+            }
+        )
     return tuple(rows)
 
 

@@ -58,13 +58,20 @@ def trials(count: int, suffix: str = "") -> list[Row]:
 
 
 def write_sample(
-    run: Path, members: int = 6, metric: str = "accuracy", names: tuple[str, ...] = (), profiles: tuple[str, ...] = ("cpu",)
+    run: Path,
+    members: int = 6,
+    metric: str = "accuracy",
+    names: tuple[str, ...] = (),
+    profiles: tuple[str, ...] = ("cpu",),
 ) -> Path:
     """Write a run folder without models: records, front, trials and recipes."""
     suffix = f"@{profiles[0]}" if len(profiles) > 1 else ""
     keeps = np.linspace(0.25, 0.9, members).tolist()
     labels = names or tuple(f"member-{index}" for index in range(1, members + 1))
-    rows = [row("dense", 1.0, suffix=suffix), *(row(name, keep, suffix=suffix) for name, keep in zip(labels, keeps, strict=True))]
+    rows = [
+        row("dense", 1.0, suffix=suffix),
+        *(row(name, keep, suffix=suffix) for name, keep in zip(labels, keeps, strict=True)),
+    ]
     for other in profiles[1:]:
         for cells in rows:
             cells |= {f"latency_p50_us@{other}": 3.0 * float(cells[f"latency_p50_us{suffix}"] or 0)}
@@ -79,7 +86,9 @@ def write_sample(
     random = np.random.default_rng(1)
     for cells, keep in zip(rows[1:], keeps, strict=True):
         folder = member_folder(run, str(cells["member"]))
-        policy = {group: max(1, round(size * min(1.0, keep * random.uniform(0.6, 1.4)))) for group, size in GROUPS.items()}
+        policy = {
+            group: max(1, round(size * min(1.0, keep * random.uniform(0.6, 1.4)))) for group, size in GROUPS.items()
+        }
         Recipe(member=folder.name, policy=policy, criterion="obs").write(folder / RECIPE)
         MetricsRecord(
             member=folder.name, row=cells, exports={"onnx": ExportRecord(file="model.onnx", bytes=1234, sha256="00", difference=1e-6)},

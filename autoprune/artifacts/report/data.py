@@ -82,7 +82,9 @@ class ReportData:
     def as_error(self) -> bool:
         """Whether quality is shown as an error rate in percent (1 - metric)."""
         shares = [number(row.get(self.metric)) for row in (*self.members, *([self.dense] if self.dense else []))]
-        return "error" in self.record.objectives and all(0.0 <= share <= 1.0 for share in shares if math.isfinite(share))
+        return "error" in self.record.objectives and all(
+            0.0 <= share <= 1.0 for share in shares if math.isfinite(share)
+        )
 
     @property
     def rising(self) -> bool:

@@ -205,10 +205,16 @@ def widths_figure(data: ReportData) -> Figure | None:
     groups = list(sizes)
     kept = [[data.widths[name].get(group, sizes[group]) for name in names] for group in groups]
     text = [
-        [f"{escape(name)}<br>{escape(group)}<br>keeps {width} of {sizes[group]}" for name, width in zip(names, row, strict=True)]
+        [
+            f"{escape(name)}<br>{escape(group)}<br>keeps {width} of {sizes[group]}"
+            for name, width in zip(names, row, strict=True)
+        ]
         for group, row in zip(groups, kept, strict=True)
     ]
-    shares = [[width / sizes[group] if sizes[group] else 0.0 for width in row] for group, row in zip(groups, kept, strict=True)]
+    shares = [
+        [width / sizes[group] if sizes[group] else 0.0 for width in row]
+        for group, row in zip(groups, kept, strict=True)
+    ]
     cells = [[str(width) for width in row] for row in kept] if len(groups) <= 40 and len(names) <= 16 else None
     trace: Figure = {
         "type": "heatmap", "z": shares, "x": [escape(name) for name in names], "hovertext": text,

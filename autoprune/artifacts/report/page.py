@@ -16,7 +16,9 @@ from autoprune.artifacts.report.figures import escape, front_figure, prediction_
 from autoprune.core.files import write_text
 
 # Nothing may be loaded from anywhere, whatever stands in the page.
-_POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
 
 
 def write_report(run: str | Path) -> Path:
@@ -51,7 +53,9 @@ def render(data: ReportData) -> str:
             _header(data),
             _front_section(data),
             _section("Members", tables.members_table(data) + tables.failures_list(data), "Click a heading to sort."),
-            _figure_section("widths", "Widths per layer", "Share of units each member keeps, fastest member first.", figures),
+            _figure_section(
+                "widths", "Widths per layer", "Share of units each member keeps, fastest member first.", figures
+            ),
             _prediction_section(data, figures),
             _section("How it was made", tables.facts(data)),
             "</main>",
@@ -85,7 +89,9 @@ def _header(data: ReportData) -> str:
     notes = "".join(f"<li>{escape(note)}</li>" for note in data.record.notes)
     return (
         f'<header><p class="kicker">Autoprune report</p><h1>{escape(data.name)}</h1><p class="lead">{escape(about)}.</p>'
-        f'<div class="cards">{tables.cards(data)}</div>' + (f'<ul class="notes">{notes}</ul>' if notes else "") + "</header>"
+        f'<div class="cards">{tables.cards(data)}</div>'
+        + (f'<ul class="notes">{notes}</ul>' if notes else "")
+        + "</header>"
     )
 
 
@@ -120,7 +126,9 @@ def _prediction_section(data: ReportData, figures: dict[str, Any]) -> str:
         body += "<h3>Do the cheap stages rank like the dear ones?</h3>" + correlations
     if any(name.startswith("provenance-") for name in figures):
         body += "<h3>Where predicted latencies come from</h3>"
-        body += '<p class="hint">Shares of each prediction that rest on measured, interpolated and estimated kernels.</p>'
+        body += (
+            '<p class="hint">Shares of each prediction that rest on measured, interpolated and estimated kernels.</p>'
+        )
         body += '<div id="provenance" class="plot"></div>'
     return _section("Can the figures be trusted?", body) if body else ""
 

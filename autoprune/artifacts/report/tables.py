@@ -80,7 +80,9 @@ def members_table(data: ReportData) -> str:
     rows = [*([data.dense] if data.dense else []), *data.members]
     body = []
     for row in rows:
-        cells: list[tuple[str, float | str]] = [(f"<b>{escape(row['member'])}</b>{_marks(data, row)}", str(row["member"]))]
+        cells: list[tuple[str, float | str]] = [
+            (f"<b>{escape(row['member'])}</b>{_marks(data, row)}", str(row["member"]))
+        ]
         cells += [(_cell(name, row), number(row.get(name))) for name, _ in columns]
         body.append((' class="dense"' if row is data.dense else "", cells))
     return html_table(["member", *(title for _, title in columns)], body, "members")
@@ -152,7 +154,9 @@ def budget_table(data: ReportData, view: View) -> str:
             (DASH if math.isnan(params) else escape(format_count(params)), params),
         ]
         body.append((f' data-from="{step.latency_us!r}"', cells))
-    return html_table([f"budget for {view.percentile}", "deploy", "quality on validation", "latency", "parameters"], body, "budget")
+    return html_table(
+        [f"budget for {view.percentile}", "deploy", "quality on validation", "latency", "parameters"], body, "budget"
+    )
 
 
 def correlations_table(data: ReportData) -> str:

@@ -1,0 +1,137 @@
+"""Tensors in safetensors files: written atomically, read only where names, types and shapes are the ones expected."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+from autoprune.core.errors import InputError
+from autoprune.graph.dimension import Widths, size
+from autoprune.graph.program import Program
+
+_CODES = {
+    "float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "int64": "I64", "int32": "I32",
+    "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL", "complex64": "C64",
+}  # fmt: skip
+_SHOWN = 3
+
+
+def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by name, detached; buffers that state dicts leave out are among them."""
+    named = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    return {name: tensor.detach() for name, tensor in named.items()}
+
+
+def state_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """16 hex digits of the SHA-256 over names, types, shapes and values; the order of names does not count."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return found.hexdigest()[:16]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write a safetensors file, atomically. Tensors that share memory are written each in full.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    data = save({name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)})
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}. Choose a folder you may write to."
+        ) from error
+
+
+def expected_shapes(program: Program, widths: Widths) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Parameters and buffers of a program: name -> (dtype, shape under `widths`)."""
+    return {
+        name: (program.values[name].dtype, tuple(int(size(d, widths)) for d in program.values[name].dimensions))
+        for name in (*program.parameters, *program.buffers)
+    }
+
+
+def read_tensors(path: Path, expected: Mapping[str, tuple[str, Sequence[int]]]) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, if they are exactly the expected ones.
+
+    The header is compared before anything is read, so memory stays within what was expected.
+
+    Args:
+        path: the file.
+        expected: name -> (dtype such as `float32`, shape).
+
+    Raises:
+        InputError: unreadable, truncated, or with a tensor missing, unexpected, or of another type or shape.
+    """
+    if not path.is_file():
+        raise InputError(f"weights {path}: expected a file, got none.")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            found = set(file.keys())
+            _compare_names(path, found, set(expected))
+            for name, (dtype, shape) in expected.items():
+                part = file.get_slice(name)
+                _compare(
+                    path, name, (_CODES.get(dtype, dtype), tuple(shape)), (part.get_dtype(), tuple(part.get_shape()))
+                )
+            return {name: file.get_tensor(name) for name in expected}
+    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"weights {path}: expected a whole safetensors file, got one that cannot be read ({error})."
+        ) from error
+
+
+def read_any_tensors(path: Path, max_bytes: int) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file of at most `max_bytes`.
+
+    Raises:
+        InputError: unreadable, truncated or larger.
+    """
+    try:
+        actual = path.stat().st_size
+        if actual > max_bytes:
+            raise InputError(f"tensors {path}: expected at most {max_bytes} bytes, got {actual}.")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"tensors {path}: expected a whole safetensors file, got one that cannot be read ({error})."
+        ) from error
+
+
+def _compare_names(path: Path, found: set[str], expected: set[str]) -> None:
+    for what, names in (("lacks", expected - found), ("has unexpected", found - expected)):
+        if names:
+            listed = ", ".join(f"'{name}'" for name in sorted(names)[:_SHOWN])
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            raise InputError(f"weights {path}: {what} {listed}{more}; expected the tensors of the run's program.")
+
+
+def _compare(path: Path, name: str, expected: tuple[str, tuple[int, ...]], found: tuple[str, tuple[int, ...]]) -> None:
+    for what, wanted, got in (("type", expected[0], found[0]), ("shape", expected[1], found[1])):
+        if wanted != got:
+            raise InputError(f"weights {path}: expected '{name}' of {what} {wanted}, got {got}.")
