@@ -41,13 +41,14 @@ class _Loader(yaml.SafeLoader):
         return yaml.constructor.ConstructorError(None, None, problem, mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[Hashable] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} stands twice", key_node.start_mark
+            if not isinstance(key, str) or key in seen:
+                problem = (
+                    f"the key {key!r} stands twice" if isinstance(key, str) else f"expected text as key, got {key!r}"
                 )
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 

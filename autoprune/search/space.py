@@ -250,14 +250,15 @@ class SearchSpace:
         return tuple(int(rng.integers(count)) for count in self.levels)
 
     def uniform(self, ratio: float) -> Choice:
-        """The choice that removes about the share `ratio` of every variable's units.
+        """The choice that removes about the share `ratio` of every variable's units; the wider where two are as near.
 
         Raises:
             InputError: a ratio outside 0 <= ratio <= 1.
         """
         if not 0.0 <= ratio <= 1.0:
             raise InputError(f"uniform: expected a ratio from 0 (dense) to 1 (narrowest), got {ratio}.")
-        return tuple(int(np.argmin(np.abs(variable.ratios - (1.0 - ratio)))) for variable in self.variables)
+        ratios = [variable.ratios for variable in self.variables]
+        return tuple(int(np.argmin(np.abs(r - (1.0 - ratio)) - 1e-9 * r)) for r in ratios)
 
     def _check(self, choice: Sequence[int]) -> None:
         if len(choice) != len(self.levels):
