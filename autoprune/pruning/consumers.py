@@ -81,13 +81,13 @@ def find_consumers(graph: DependencyGraph, module: nn.Module) -> dict[str, Consu
     """
     uses: dict[str, list[Operation]] = {}
     for operation in graph.program.operations:
-        for name in operation.refs():
-            uses.setdefault(name, []).append(operation)
+        for read in dict.fromkeys(operation.refs()):
+            uses.setdefault(read, []).append(operation)
     parameters = dict.fromkeys(m.parameter for group in graph.groups.values() for m in group.consumers if m.axis == 1)
     order = {operation.module: index for index, operation in enumerate(graph.program.operations)}
     found = {}
     for parameter in parameters:
-        names = {operation.module for operation in uses.get(parameter, ())}
+        names: set[str | None] = {operation.module for operation in uses.get(parameter, ())}
         name = names.pop() if len(names) == 1 else None
         layer = module.get_submodule(name) if name is not None else None
         if name is None or not _is_regression(layer):

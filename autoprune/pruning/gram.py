@@ -93,7 +93,7 @@ class _Sums:
             spatial = (consumer.positions,)
             taps, outputs = [[slice(p, p + 1) for p in range(consumer.positions)]], 1
         x = x.reshape(-1, consumer.blocks, consumer.columns, *spatial)
-        for part in x.split(max(1, _CHUNK // max(1, x[:1].numel()))):
+        for part in torch.split(x, max(1, _CHUNK // max(1, x[:1].numel()))):
             self._add(part.double(), taps)
         self.count += x.shape[0] * outputs
 
@@ -106,18 +106,21 @@ class _Sums:
             seen = seen[..., None] * counts
         second = torch.einsum("nbcs,nbds->bcd", (x * seen).flatten(3), x.flatten(3))
         flat = x.sum(dim=0)  # (blocks, columns, *spatial)
-        first = torch.stack([flat[(..., *cuts)].flatten(2).sum(-1) for cuts in itertools.product(*taps)], dim=1)
+        first = torch.stack(
+            [flat[(slice(None), slice(None), *cuts)].flatten(2).sum(-1) for cuts in itertools.product(*taps)], dim=1
+        )
         self._second = second if self._second is None else self._second + second
         self._first = first if self._first is None else self._first + first
 
     def moments(self) -> Moments:
         """What was summed, as averages."""
-        assert self._second is not None and self._first is not None  # count > 0
+        assert self._second is not None  # count > 0
+        assert self._first is not None
         second = (self._second / (self.count * self._first.shape[1])).cpu()
         if not bool(torch.isfinite(second).all()):
             raise InputError(
-                f"calibration: expected finite activations, got NaN or infinity at the input of '{self.consumer.module}'. "
-                "Check that the calibration batches are preprocessed as in training and that the model is trained."
+                "calibration: expected finite activations, got NaN or infinity at the input of "
+                f"'{self.consumer.module}'. Check that the batches are preprocessed as in training."
             )
         return Moments((second + second.mT) / 2, (self._first / self.count).cpu())
 

@@ -1,9 +1,9 @@
 """Optimal Brain Surgeon on units: which columns of least-squares problems can go at the least error.
 
 A consumer computes `y = W x`. With the second moments `G = E[x x^T]` of its input, the best weights that do without the
-columns `U` cost `tr(W_U (H_UU)^-1 W_U^T)` where `H = G^-1`, and leave `W - W_U H_UU^-1 H_U:` (Hassibi & Stork 1993, eq. 5;
-for blocks of columns as in Kurtic et al. 2022, eq. 4). Only `S = W^T W` enters the error, so the elimination carries `S`
-(columns x columns) instead of `W`.
+columns `U` cost `tr(W_U (H_UU)^-1 W_U^T)` where `H = G^-1`, and leave `W - W_U H_UU^-1 H_U:` (Hassibi & Stork 1993,
+eq. 5; for blocks of columns as in Kurtic et al. 2022, eq. 4). Only `S = W^T W` enters the error, so the elimination
+carries `S` (columns x columns) instead of `W`.
 
 Plain tensors in, plain tensors out; nothing here knows of models.
 """
@@ -37,7 +37,7 @@ class LeastSquares:
     """One consumer seen as a regression on its input's columns.
 
     Attributes:
-        gram: second moments of the input, symmetric positive definite (see `damped`).  # (blocks, columns, columns) float64
+        gram: second moments of the input, positive definite (see `damped`).  # (blocks, columns, columns) float64
         rows: the weights; a block is one group of a grouped convolution.  # (blocks, rows, columns) float64
         units: which unit each column belongs to, -1 for columns that stay.  # (columns,) int64
     """
@@ -137,7 +137,7 @@ def prefix_reconstruction(factor: Tensor, kept: int) -> Tensor:
     With `G = L L^T`, `G_RK G_KK^-1 = L_RK L_KK^-T^T L_KK^-1 = L_RK L_KK^-1`.
 
     Args:
-        factor: lower Cholesky factor of the Gram matrix, columns in the order they are kept.  # (blocks, columns, columns)
+        factor: lower Cholesky factor, columns in the order they are kept.  # (blocks, columns, columns)
         kept: how many.
 
     Returns:

@@ -59,8 +59,8 @@ class Pruner:
         self._calibration = _batches(calibration)
         if chosen.needs_calibration and not self._calibration:
             raise InputError(
-                f"criterion '{criterion}': expected calibration batches, got none. Pass calibration=[(inputs,), ...] (a few "
-                "hundred samples without labels are enough), or use criterion='l1', which needs none."
+                f"criterion '{criterion}': expected calibration batches, got none. Pass calibration=[(inputs,), ...] "
+                "(a few hundred samples without labels are enough), or use criterion='l1', which needs none."
             )
         self._recalibrate = recalibrate
         self._cache: OrderedDict[tuple[Any, ...], dict[str, Tensor]] = OrderedDict()
@@ -70,10 +70,8 @@ class Pruner:
             self._compensations = self._fit()
         self.orders: dict[str, UnitOrder] = {}
         for name, group in graph.groups.items():
-            consumers = [
-                self._compensations[m.parameter] for m in group.consumers if m.parameter in self._compensations
-            ]
-            regressions = tuple(c.regression(name, graph.state[c.consumer.parameter]) for c in consumers)
+            consumers = [self._compensations.get(member.parameter) for member in group.consumers]
+            regressions = tuple(c.regression(name, graph.state[c.consumer.parameter]) for c in consumers if c)
             self.orders[name] = UnitOrder(name, chosen.order(group, Evidence(graph.state, regressions, seed)))
         for parameter in list(self._compensations) if compensate else []:
             self._compensations[parameter] = self._compensations[parameter].factorised(self.orders)
@@ -99,12 +97,9 @@ class Pruner:
 
     def slice(self, policy: Mapping[str, int]) -> TracedModule:
         """As `build`, with the batch norms' dense statistics."""
+        groups = self._graph.groups
         checked = self._graph.check(policy)
-        kept = {
-            name: self.orders[name].kept(width)
-            for name, width in checked.items()
-            if width < self._graph.groups[name].size
-        }
+        kept = {name: self.orders[name].kept(width) for name, width in checked.items() if width < groups[name].size}
         weights: dict[str, Tensor] = {}
         for compensation in self._compensations.values():
             touched = tuple((name, kept[name].size) for name in compensation.consumer.groups if name in kept)
@@ -157,7 +152,8 @@ def _batches(calibration: Sequence[Any]) -> tuple[Any, ...]:
         if not values or not all(isinstance(value, Tensor) for value in values):
             kinds = ", ".join(sorted({type(value).__name__ for value in values})) or "nothing"
             raise InputError(
-                f"calibration: expected tuples of input tensors, got an item with {kinds}. Pass [(inputs,), ...], no labels."
+                f"calibration: expected tuples of input tensors, got an item with {kinds}. "
+                "Pass [(inputs,), ...], no labels."
             )
         batches.append(dict(item) if isinstance(item, Mapping) else tuple(values))
     return tuple(batches)

@@ -1,4 +1,4 @@
-"""Batch-norm statistics re-estimated on calibration data: what pruning shifts most, and what costs least to put right."""
+"""Batch-norm statistics re-estimated on calibration data: what pruning shifts most and what costs least to mend."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from autoprune.pruning.gram import run
 def recalibrate(module: nn.Module, calibration: Sequence[Any]) -> None:
     """Replace running means and variances by their averages over the calibration batches, in place.
 
-    Every batch counts the same (cumulative average). Only batch norms are in train mode meanwhile, so dropout stays off;
-    each module's mode and each batch norm's momentum are as before when this returns or raises.
+    Every batch counts the same (cumulative average). Only batch norms are in train mode meanwhile, so dropout stays
+    off; each module's mode and each batch norm's momentum are as before when this returns or raises.
 
     Raises:
         InputError: a batch with one value a channel, of which there is no variance.
@@ -40,8 +40,8 @@ def recalibrate(module: nn.Module, calibration: Sequence[Any]) -> None:
         if "more than 1 value per channel" not in str(error):
             raise
         raise InputError(
-            "calibration: expected batches of at least 2 samples (batch norm needs a variance), got a batch with one value "
-            "a channel. Pass larger batches."
+            "calibration: expected batches of at least 2 samples (batch norm needs a variance), got a batch with one "
+            "value a channel. Pass larger batches."
         ) from error
     finally:
         for norm, momentum in momenta:

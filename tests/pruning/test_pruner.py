@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,10 +32,15 @@ def outputs(module: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> Tensor:
         return torch.cat([module(*batch) for batch in batches]).double()
 
 
-def inputs_of(module: nn.Module, layer: str, batches: Batches) -> Tensor:
+def layer(module: nn.Module, name: str) -> Any:
+    """A layer by name, typed as what has a weight and a bias."""
+    return module.get_submodule(name)
+
+
+def inputs_of(module: nn.Module, name: str, batches: Batches) -> Tensor:
     """What a layer reads over all batches."""
     seen: list[Tensor] = []
-    hook = module.get_submodule(layer).register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
+    hook = module.get_submodule(name).register_forward_pre_hook(lambda _, args: seen.append(args[0].double()))
     outputs(module, batches)
     hook.remove()
     return torch.cat(seen)
@@ -47,10 +53,8 @@ def test_a_dense_policy_changes_nothing(name: str, criterion: str) -> None:
     pruner = Pruner(graph, criterion, batches, recalibrate=False)
     torch.testing.assert_close(outputs(pruner.build({}), batches), outputs(model, batches))
     dense = {group.id: group.size for group in graph.groups.values()}
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(pruner.slice(dense).state_dict().values(), model.state_dict().values(), strict=True)
-    )
+    state = pruner.slice(dense).state_dict()
+    assert all(torch.equal(state[key], tensor) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -73,7 +77,7 @@ def test_linear_consumer_is_brute_force_least_squares_with_bias() -> None:
     kept = pruner.orders[group].kept(4)
     x, y = inputs_of(model, "second", batches).numpy(), outputs(model, batches).numpy()
     fit = np.linalg.lstsq(np.c_[x[:, kept], np.ones(len(x))], y, rcond=None)[0]
-    second = pruner.slice({group: 4}).second
+    second = layer(pruner.slice({group: 4}), "second")
     np.testing.assert_allclose(second.weight.detach().numpy(), fit[:-1].T, atol=2e-3)
     np.testing.assert_allclose(second.bias.detach().numpy(), fit[-1], atol=2e-3)
 
@@ -97,10 +101,10 @@ def test_concatenated_input_is_fitted_jointly() -> None:
     dimension = graph.program.values["merge.weight"].dimensions[1]
     kept = indices(dimension, {name: pruner.orders[name].kept(width) for name, width in policy.items()})
     x = inputs_of(model, "merge", batches).movedim(1, -1).reshape(-1, 15).numpy()
-    weight, bias = (t.detach().double().numpy() for t in (model.merge.weight, model.merge.bias))  # type: ignore[union-attr]
+    weight, bias = (t.detach().double().numpy() for t in (layer(model, "merge").weight, layer(model, "merge").bias))
     y = x @ weight[:, :, 0, 0].T + bias
     fit = np.linalg.lstsq(np.c_[x[:, kept], np.ones(len(x))], y, rcond=None)[0]
-    merge = pruner.slice(policy).merge
+    merge = layer(pruner.slice(policy), "merge")
     np.testing.assert_allclose(merge.weight.detach().numpy()[:, :, 0, 0], fit[:-1].T, atol=2e-3)
     np.testing.assert_allclose(merge.bias.detach().numpy(), fit[-1], atol=2e-3)
 
@@ -129,28 +133,28 @@ def test_compensation_never_increases_the_reconstruction_error(seed: int, name: 
     model, graph, batches = traced(name, seed)
     group = data.draw(st.sampled_from([g for g in graph.groups if g != "merge"]))
     policy = {group: data.draw(st.integers(1, graph.groups[group].size))}
-    layer = "second" if name == "chain" else "merge"
+    reader = "second" if name == "chain" else "merge"
     criterion = data.draw(st.sampled_from(["obs", "l1", "random"]))
 
     def error(compensate: bool) -> float:
         module = Pruner(graph, criterion, batches, compensate=compensate, seed=seed).slice(policy)
-        read = inputs_of(module, layer, batches).float()
-        dense = inputs_of(model, layer, batches).float()
+        read = inputs_of(module, reader, batches).float()
+        dense = inputs_of(model, reader, batches).float()
         with torch.no_grad():
-            gap = module.get_submodule(layer)(read) - model.get_submodule(layer)(dense)
+            gap = module.get_submodule(reader)(read) - model.get_submodule(reader)(dense)
         return float(gap.square().mean())
 
     assert error(True) <= error(False) * (1 + 1e-4) + 1e-9
 
 
 def test_slice_takes_up_means_in_batch_norm() -> None:
-    """conv2 -> bn2: the running mean is shifted, so that the mean behind the norm is the dense one even unrecalibrated."""
+    """conv2 -> bn2: the running mean is shifted, so that the mean behind the norm is the dense one at once."""
     model, graph, batches = traced("residual")
     pruner = Pruner(graph, "obs", batches)
     module = pruner.slice({"conv1": 3})
 
     def mean_behind(m: nn.Module) -> Tensor:
-        return inputs_of(m, "bn2", batches).mean(dim=(0, 2, 3)) - m.get_submodule("bn2").running_mean  # type: ignore[operator]
+        return inputs_of(m, "bn2", batches).mean(dim=(0, 2, 3)) - layer(m, "bn2").running_mean
 
     torch.testing.assert_close(mean_behind(module), mean_behind(model), rtol=1e-4, atol=1e-4)
 
@@ -164,7 +168,7 @@ def test_residual_group_is_ordered_by_all_its_consumers() -> None:
     worthless = int(before[0])
     with torch.no_grad():
         for name in ("conv1", "expand", "head"):
-            model.get_submodule(name).weight[:, worthless] = 0  # type: ignore[operator]
+            layer(model, name).weight[:, worthless] = 0
     after = Pruner(silenced, "obs", batches).orders[stream.id].order
     assert after.tolist() != before.tolist()
     assert int(np.flatnonzero(after == worthless)[0]) >= stream.size - 2
@@ -187,7 +191,7 @@ def test_deterministic_and_the_same_after_pickling(name: str) -> None:
     policy = graph.uniform(0.4)
     one = Pruner(graph, "obs", batches)
     first = one.build(policy).state_dict()
-    for other in (Pruner(graph, "obs", batches), pickle.loads(pickle.dumps(one))):
+    for other in (Pruner(graph, "obs", batches), pickle.loads(pickle.dumps(one))):  # noqa: S301 (our own bytes)
         assert all(one.orders[g].order.tolist() == other.orders[g].order.tolist() for g in graph.groups)
         assert all(torch.equal(tensor, first[key]) for key, tensor in other.build(policy).state_dict().items())
     assert all(torch.equal(tensor, first[key]) for key, tensor in one.build(policy).state_dict().items())  # warm caches
@@ -202,7 +206,7 @@ def test_random_follows_the_seed() -> None:
 
 def test_magnitude_orders_by_producers() -> None:
     model, graph, _ = traced("residual")
-    norms = model.conv1.weight.detach().abs().sum(dim=(1, 2, 3))  # type: ignore[union-attr, operator]
+    norms = layer(model, "conv1").weight.detach().abs().sum(dim=(1, 2, 3))
     assert Pruner(graph, "l1").orders["conv1"].order.tolist() == norms.argsort(descending=True).tolist()
 
 

@@ -29,7 +29,7 @@ def test_statistics_are_those_of_one_big_batch() -> None:
 def test_equal_batches_average_to_the_big_batch() -> None:
     whole, parts, x = model(), model(), torch.randn(32, 3, 6, 6)
     recalibrate(whole, [(x,)])
-    recalibrate(parts, [(part,) for part in x.split(8)])
+    recalibrate(parts, [(part,) for part in torch.split(x, 8)])
     torch.testing.assert_close(parts[1].running_mean, whole[1].running_mean)
     torch.testing.assert_close(parts[1].running_var, whole[1].running_var, rtol=0.05, atol=0.0)
 
@@ -55,7 +55,7 @@ def test_modes_and_momentum_are_restored_even_when_it_raises() -> None:
 def test_without_batch_norm_or_data_nothing_runs() -> None:
     recalibrate(nn.Linear(2, 2), [(torch.randn(3, 5),)])  # would raise if it ran
     net = model()
-    before = net[1].running_mean.clone()  # type: ignore[operator, union-attr]
+    before = net[1].running_mean.clone()  # type: ignore[operator]
     recalibrate(net, [])
     assert torch.equal(net[1].running_mean, before)  # type: ignore[arg-type]
 

@@ -10,7 +10,7 @@ from autoprune.pruning.obs import elimination_order
 
 
 class OBS:
-    """Backward elimination by least-squares error over all consumers; by L2 where nothing reads the group as a regression."""
+    """Backward elimination by least-squares error over all consumers; L2 where no regression reads the group."""
 
     needs_calibration = True
 
