@@ -1,4 +1,4 @@
-"""The run folder: `write_run` begins it, `write_member` adds models, `write_front` closes it, `load_module` reads a member.
+"""The run folder: `write_run` begins it, `write_member` adds models, `write_front` closes it.
 
 A member loads from `program.json`, `policy.json` and `weights.safetensors` alone: no code of the user's, no unpickling.
 """
@@ -16,45 +16,27 @@ import torch
 
 from autoprune.artifacts.exporters import EXPORTERS, publish
 from autoprune.artifacts.exporters.parity import resized
-from autoprune.artifacts.layout import (
-    FRONT,
-    INPUTS,
-    MEMBERS,
-    METRICS,
-    RECIPE,
-    RUN,
-    TRIALS,
-    WEIGHTS,
-    check_name,
-    member_folder,
-)  # fmt: skip
-from autoprune.artifacts.program_file import group_sizes, program_hash, read_program, write_program
+from autoprune.artifacts.layout import FRONT, INPUTS, METRICS, RECIPE, RUN, TRIALS, WEIGHTS, check_name, member_folder
+from autoprune.artifacts.loading import load_module, member_names, read_inputs
+from autoprune.artifacts.program_file import program_hash, write_program
 from autoprune.artifacts.records import ExportRecord, FailureRecord, MetricsRecord, Recipe, RunRecord
 from autoprune.artifacts.table import clean_row, write_table
-from autoprune.artifacts.weights import (
-    expected_shapes,
-    read_any_tensors,
-    read_tensors,
-    state_hash,
-    tensors_of,
-    write_tensors,
-)
-from autoprune.core.errors import AutopruneError, Failure, InputError, unknown_name
+from autoprune.artifacts.weights import state_hash, tensors_of, write_tensors
+from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.graph.graph import DependencyGraph
 from autoprune.graph.module import TracedModule
 from autoprune.graph.policy import UnitOrder
-from autoprune.graph.program import Program
 
 if TYPE_CHECKING:
     from autoprune.artifacts.front import Member
 
 DEFAULT_FORMATS = ("onnx", "pt2")
 _INPUT_ROWS = 2
-_MAX_INPUT_BYTES = 256 * 1024 * 1024
+_DECISIVE = ("metrics", "minimize", "objectives", "constraints", "profiles", "groups", "seed")
 
 
 def write_run(run: str | Path, graph: DependencyGraph, record: RunRecord) -> RunRecord:
-    """Begin a run folder: `run.json`, `program.json` and two rows of example inputs.
+    """Begin a run folder, or resume it: `run.json`, `program.json` and two rows of example inputs.
 
     Args:
         run: the folder; made where it does not exist.
@@ -65,24 +47,45 @@ def write_run(run: str | Path, graph: DependencyGraph, record: RunRecord) -> Run
         The record as written.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written, or holds a run of another model, data, space, profiles or objectives;
+            the first difference is named.
     """
     folder = Path(run)
     sizes = {group.id: group.size for group in graph.groups.values()}
     units = {group.id: group.unit for group in graph.groups.values()}
-    full = record.model_copy(
-        update={
-            "groups": sizes,
-            "units": units,
-            "hashes": source_hashes(graph) | record.hashes,
-            "name": record.name or folder.resolve().name,
-        }
-    )
+    known = {"groups": sizes, "units": units, "hashes": source_hashes(graph) | record.hashes}
+    full = record.model_copy(update={**known, "name": record.name or folder.resolve().name})
+    check_same_run(folder, full)
     write_program(folder, graph.program)
     inputs = resized(graph.program, graph.example_inputs, _INPUT_ROWS)
     write_tensors(folder / INPUTS, {f"{index:03d}": tensor for index, tensor in enumerate(inputs)})
     full.write(folder / RUN)
     return full
+
+
+def check_same_run(run: Path, record: RunRecord) -> None:
+    """Whether a search with this record may go on in a folder: nothing there yet, or a run of the same.
+
+    Raises:
+        InputError: what decides the results differs; the first difference is named.
+    """
+    if not (run / RUN).is_file():
+        return
+    old = RunRecord.read(run / RUN)
+    names = sorted(old.hashes.keys() | record.hashes.keys())
+    pairs: list[tuple[str, object, object]] = [(f"{n} (hash)", old.hashes.get(n), record.hashes.get(n)) for n in names]
+    pairs += [(name, getattr(old, name), getattr(record, name)) for name in _DECISIVE]
+    for what, before, now in pairs:
+        if before != now:
+            raise InputError(
+                f"run {run}: expected {what} as when it began, {_shown(before)}, got {_shown(now)}. "
+                "Search into another folder, or give what the run began with."
+            )
+
+
+def _shown(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def source_hashes(graph: DependencyGraph) -> dict[str, str]:
@@ -218,7 +221,13 @@ def write_front(run: str | Path, rows: Sequence[Mapping[str, object]], metrics: 
 
 
 def write_trials(run: str | Path, rows: Sequence[Mapping[str, object]], metrics: Sequence[str] = ("accuracy",)) -> Path:
-    """Write `trials.csv`: every evaluated policy, in the columns of the front and `number`, `origin`, `feasible`, `seconds`.
+    """Write `trials.csv`: every evaluated policy, in the columns of the front and a few of its own.
+
+    Args:
+        run: the run folder.
+        rows: `number`, `origin`, `feasible` (0 or 1), metrics, predicted costs, `policy_id`, `policy` (JSON),
+            `seconds`, `failure`.
+        metrics: names of the task's metrics, for the order of columns.
 
     Raises:
         InputError: the folder cannot be written.
@@ -226,123 +235,6 @@ def write_trials(run: str | Path, rows: Sequence[Mapping[str, object]], metrics:
     path = Path(run) / TRIALS
     write_table(path, [clean_row(row) for row in rows], metrics)
     return path
-
-
-def load_module(run: str | Path, name: str) -> TracedModule:
-    """A member of a run as a module in eval mode, from its recipe and weights and the run's program.
-
-    Raises:
-        InputError: no such member, or files that do not fit each other; the message names file and key.
-    """
-    folder = member_folder(Path(run), name)
-    if not folder.is_dir():
-        raise unknown_name("member", name, member_names(Path(run)))
-    program, identity = read_program(Path(run))
-    recipe = Recipe.read(folder / RECIPE)
-    _check_recipe(folder / RECIPE, recipe, name, program, identity)
-    tensors = read_tensors(folder / WEIGHTS, expected_shapes(program, recipe.policy))
-    try:
-        module = TracedModule.from_sliced(program, recipe.policy, tensors)
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        RuntimeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
-        raise InputError(
-            f"member {folder}: the program does not fit together: {type(error).__name__}: {error}."
-        ) from error
-    return module.eval()
-
-
-def member_names(run: Path) -> tuple[str, ...]:
-    """Names of the members that have a folder in a run, sorted."""
-    folder = run / MEMBERS
-    if not folder.is_dir():
-        return ()
-    return tuple(sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")))
-
-
-def _check_recipe(path: Path, recipe: Recipe, name: str, program: Program, identity: str) -> None:
-    if recipe.member != name:
-        raise InputError(f"recipe {path}: expected member '{name}', got {recipe.member!r}.")
-    if recipe.source.get("program", identity) != identity:
-        raise InputError(
-            f"recipe {path}: expected a member of the program {identity} in this run, got one of {recipe.source['program'][:16]!r}."
-        )
-    sizes = group_sizes(program)
-    if recipe.policy.keys() != sizes.keys():
-        odd = sorted(recipe.policy.keys() ^ sizes.keys())[0]
-        raise InputError(f"recipe {path}: policy: expected exactly the groups of the program, '{odd[:100]}' differs.")
-    for group, width in recipe.policy.items():
-        if not 0 <= width <= sizes[group]:
-            raise InputError(f"recipe {path}: policy: expected 0 to {sizes[group]} units for '{group}', got {width}.")
-    for group, units in recipe.kept.items():
-        if group not in sizes:
-            raise unknown_name(f"group in {path}: kept:", group, sizes)
-        if len(units) != recipe.policy[group] or list(units) != sorted({unit for unit in units if unit < sizes[group]}):
-            raise InputError(
-                f"recipe {path}: kept: expected {recipe.policy[group]} ascending unit numbers below {sizes[group]} for '{group}'."
-            )
-
-
-def read_inputs(run: Path, program: Program) -> tuple[torch.Tensor, ...]:
-    """The example inputs of a run, in the order of `program.inputs`.
-
-    Raises:
-        InputError: unreadable, or not as many as the program has inputs, or of other shapes.
-    """
-    path = run / INPUTS
-    found = read_any_tensors(path, _MAX_INPUT_BYTES)
-    if len(found) != len(program.inputs):
-        raise InputError(f"inputs {path}: expected {len(program.inputs)} tensors, got {len(found)}.")
-    tensors = tuple(found[name] for name in sorted(found))
-    for name, tensor in zip(program.inputs, tensors, strict=True):
-        if tensor.ndim != len(program.values[name].dimensions):
-            raise InputError(
-                f"inputs {path}: expected '{name}' of {len(program.values[name].dimensions)} dimensions, got {tensor.ndim}."
-            )
-    return tensors
-
-
-def rebuild(
-    graph: DependencyGraph, recipe: Recipe, calibration: Sequence[tuple[torch.Tensor, ...]] = ()
-) -> TracedModule:
-    """Build a member again from the dense model and its recipe, as it was before fine-tuning.
-
-    Args:
-        graph: the traced dense model that the recipe was made from.
-        recipe: of the member.
-        calibration: the same inputs as then, where the criterion, compensation or batch norms need them.
-
-    Raises:
-        InputError: another dense model, or units other than the recipe's (another calibration set).
-    """
-    from autoprune.pruning import Pruner
-
-    for what, value in source_hashes(graph).items():
-        if recipe.source.get(what, value) != value:
-            raise InputError(
-                f"recipe of '{recipe.member}': expected {what} {recipe.source[what]}, got {value}: another model."
-            )
-    pruner = Pruner(
-        graph,
-        recipe.criterion,
-        calibration,
-        compensate=recipe.compensate,
-        recalibrate=recipe.recalibrate,
-        seed=recipe.seed,
-    )
-    for group, units in recipe.kept.items():
-        if tuple(int(unit) for unit in pruner.orders[group].kept(recipe.policy[group])) != units:
-            raise InputError(
-                f"recipe of '{recipe.member}': the units kept in '{group}' differ. Give the calibration inputs it was made with."
-            )
-    return pruner.build(recipe.policy)
 
 
 def export_member(member: Member, folder: Path, formats: Sequence[str]) -> dict[str, Path]:
@@ -364,3 +256,10 @@ def export_member(member: Member, folder: Path, formats: Sequence[str]) -> dict[
             raise AutopruneError(f"export of '{member.name}': {result}")
         written[kind] = target
     return written
+
+
+__all__ = [
+    "write_run", "write_member", "write_front", "write_trials",
+    "make_recipe", "source_hashes", "check_same_run",
+    "load_module", "member_names", "read_inputs", "export_member",
+]  # fmt: skip

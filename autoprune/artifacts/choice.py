@@ -30,7 +30,7 @@ def number(cell: Cell) -> float:
 
 
 def value(row: Row, name: str) -> float:
-    """The value that a name such as `latency_p50` stands for in a row: measured where it was measured, else predicted."""
+    """What a name such as `latency_p50` stands for in a row: the measured value where there is one, else predicted."""
     present = [key for key, cell in row.items() if cell is not None]
     return number(row.get(column(name, present)))
 

@@ -85,7 +85,7 @@ class Member:
 
     @property
     def native_model(self) -> nn.Module | None:
-        """The user's own class at the pruned sizes, where that gives the same outputs; else None (see `native_reason`)."""
+        """The user's own class at the pruned sizes where that gives the same outputs; else None (`native_reason`)."""
         return self._native[0]
 
     @property
@@ -101,13 +101,14 @@ class Member:
         """
         import torch
 
-        with torch.inference_mode():
-            if isinstance(inputs, dict):
-                return self.model(**inputs)
-            return self.model(*inputs) if isinstance(inputs, tuple) else self.model(inputs)
+        model = self.model
+        with torch.no_grad():
+            if isinstance(inputs, Mapping):
+                return model(**inputs)
+            return model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
 
     def export(self, folder: str | Path, formats: Sequence[str] = ("onnx", "pt2")) -> dict[str, Path]:
-        """Write the model to `folder` in each format, as `<name>.<suffix>`; each file is checked against the model first.
+        """Write the model to `folder` in each format as `<name>.<suffix>`; each file is checked against the model.
 
         Args:
             folder: made where it does not exist.

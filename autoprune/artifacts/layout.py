@@ -38,7 +38,7 @@ def check_name(name: object) -> str:
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.endswith("."):
         raise InputError(
-            f"member name: expected 1 to 100 letters, digits, '.', '-' or '_', the first a letter or digit, got {name!r}."
+            f"member name: expected 1 to 100 letters, digits, '.', '-' or '_', a letter or digit first, got {name!r}."
         )
     return name
 

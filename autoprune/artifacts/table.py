@@ -1,4 +1,4 @@
-"""Tables of a run as CSV: `front.csv` and `trials.csv`. The round trip is exact and the bytes follow from the values."""
+"""Tables of a run as CSV (`front.csv`, `trials.csv`): the round trip is exact, the bytes follow from the values."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def order_columns(names: Iterable[str], metrics: Sequence[str] = ()) -> tuple[str, ...]:
-    """Column names as they stand in a file: member, metrics, test metrics, costs (profile by profile), the rest by name."""
+    """Column names as they stand in a file: member, metrics, test metrics, costs by profile, the rest by name."""
     quality = [*metrics, *(f"test_{name}" for name in metrics)]
     ranked = {name: rank for rank, name in enumerate([*_BASE_ORDER, *quality, *_COST_ORDER])}
     last = {name: rank for rank, name in enumerate(_LAST)}

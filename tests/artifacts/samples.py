@@ -77,8 +77,9 @@ def write_sample(
             cells |= {f"latency_p50_us@{other}": 3.0 * float(cells[f"latency_p50_us{suffix}"] or 0)}
     rows = [{name.replace("accuracy", metric): cell for name, cell in cells.items()} for cells in rows]
     RunRecord(
-        name=run.name, metrics=(metric,), profiles=profiles, groups=GROUPS, seed=3, versions={"torch": "2.13.0", "python": "3.11"},
-        hashes={"model": "0123456789abcdef"}, config={"space": "cnn", "search": {"trials": 200}}, constraints=("latency_p99 <= 8ms",),
+        name=run.name, metrics=(metric,), profiles=profiles, groups=GROUPS, seed=3,
+        versions={"torch": "2.13.0", "python": "3.11"}, hashes={"model": "0123456789abcdef"},
+        config={"space": "cnn", "search": {"trials": 200}}, constraints=("latency_p99 <= 8ms",),
     ).write(run / RUN)  # fmt: skip
     write_table(run / FRONT, rows, (metric,))
     faint = [{name.replace("accuracy", metric): cell for name, cell in cells.items()} for cells in trials(200, suffix)]
@@ -91,7 +92,8 @@ def write_sample(
         }
         Recipe(member=folder.name, policy=policy, criterion="obs").write(folder / RECIPE)
         MetricsRecord(
-            member=folder.name, row=cells, exports={"onnx": ExportRecord(file="model.onnx", bytes=1234, sha256="00", difference=1e-6)},
+            member=folder.name, row=cells,
+            exports={"onnx": ExportRecord(file="model.onnx", bytes=1234, sha256="00", difference=1e-6)},
             failures={"pt2": FailureRecord(kind="export", message="refused <here>")} if cells is rows[1] else {},
         ).write(folder / METRICS)  # fmt: skip
     return run

@@ -57,7 +57,7 @@ def resized(program: Program, inputs: Tensors, batch: int) -> Tensors:
     return tuple(result)
 
 
-def test_batches(program: Program, inputs: Tensors) -> tuple[tuple[int, ...], list[Tensors]]:
+def parity_batches(program: Program, inputs: Tensors) -> tuple[tuple[int, ...], list[Tensors]]:
     """Batch sizes and inputs for a parity check: two sizes where the batch is free, else the examples as they are."""
     if not batch_axes(program):
         return (), [inputs]

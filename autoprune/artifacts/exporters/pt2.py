@@ -1,7 +1,8 @@
 """`torch.export` archives.
 
-`torch.export.load` may unpickle (`torch/export/pt2_archive/_package.py` falls back to `torch.load(..., weights_only=False)`
-for tensors stored so). Autoprune therefore never reads a `.pt2` back, save the one it has written a moment before.
+`torch.export.load` may unpickle: `torch/export/pt2_archive/_package.py` calls `torch.load(..., weights_only=False)` for
+tensors stored so, and `pickle.loads` for custom objects (torch 2.13). Autoprune therefore never reads a `.pt2` back,
+save the one it has written a moment before.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from autoprune.artifacts.exporters.base import EXPORTERS, Tensors
-from autoprune.artifacts.exporters.parity import difference, module_outputs, resized, test_batches
+from autoprune.artifacts.exporters.parity import difference, module_outputs, parity_batches, resized
 from autoprune.artifacts.records import ExportRecord
 from autoprune.core.errors import Failure
 from autoprune.graph.module import TracedModule
@@ -51,7 +51,7 @@ def publish(kind: str, module: TracedModule, inputs: Tensors, target: Path) -> E
 
 def _publish(kind: str, module: TracedModule, inputs: Tensors, target: Path, temporary: Path) -> ExportRecord | Failure:
     exporter = EXPORTERS.get(kind)()
-    sizes, batches = test_batches(module.program, inputs)
+    sizes, batches = parity_batches(module.program, inputs)
     expected = module_outputs(module, batches)
     try:
         note = exporter.export(module, resized(module.program, inputs, EXAMPLE_ROWS), temporary)

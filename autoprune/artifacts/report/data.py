@@ -1,4 +1,4 @@
-"""What a report shows, read from the run folder alone, so that `autoprune report RUN` can write it again at any time."""
+"""What a report shows, read from the run folder alone, so that `autoprune report RUN` can write it at any time."""
 
 from __future__ import annotations
 

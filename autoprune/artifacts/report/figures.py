@@ -54,7 +54,7 @@ def _ms(values: Iterable[float]) -> list[float | None]:
 def front_figure(data: ReportData, view: View) -> Figure:
     """Quality against latency: trials, predicted and measured members, the dense model."""
     traces = [_trial_trace(data, view)] if data.trials else []
-    traces += _shift_traces(data, view) + [_member_trace(data, view)]
+    traces += [*_shift_traces(data, view), _member_trace(data, view)]
     if data.dense:
         traces.append(_dense_trace(data, data.dense, view))
     device = f" on {view.profile}" if view.profile else ""
@@ -107,18 +107,20 @@ def _member_trace(data: ReportData, view: View) -> Figure:
     rows = sorted(data.members, key=lambda row: (view.latency_us(row), str(row["member"])))
     measured = any(row.get(view.measured) is not None for row in rows)
     return {
-        "type": "scatter", "mode": "lines+markers", "name": f"members, {'measured' if measured else 'predicted'} latency",
-        "meta": "members", "ids": [str(row["member"]) for row in rows], "text": [_hover(data, row, view) for row in rows],
+        "type": "scatter", "mode": "lines+markers", "meta": "members", "ids": [str(row["member"]) for row in rows],
+        "name": f"members, {'measured' if measured else 'predicted'} latency",
+        "text": [_hover(data, row, view) for row in rows],
         "x": _ms(view.latency_us(row) for row in rows), "y": _plain(data.quality(row) for row in rows),
         "hovertemplate": "%{text}<extra></extra>", "line": {"color": BLUE, "width": 1.6, "shape": "hv"},
-        "marker": {"size": 10, "color": BLUE, "line": {"color": "white", "width": 1}},
+        "marker": {"size": 10, "opacity": 1, "color": BLUE, "line": {"color": "white", "width": 1}},
     }  # fmt: skip
 
 
 def _dense_trace(data: ReportData, dense: Row, view: View) -> Figure:
     return {
         "type": "scatter", "mode": "markers", "name": "dense", "x": _ms([view.latency_us(dense)]),
-        "y": _plain([data.quality(dense)]), "text": [_hover(data, dense, view)], "hovertemplate": "%{text}<extra></extra>",
+        "y": _plain([data.quality(dense)]), "text": [_hover(data, dense, view)],
+        "hovertemplate": "%{text}<extra></extra>",
         "marker": {"size": 15, "symbol": "star", "color": ORANGE, "line": {"color": "white", "width": 1}},
     }  # fmt: skip
 
@@ -166,8 +168,8 @@ def prediction_figure(data: ReportData, view: View) -> Figure | None:
     low, high = 0.92 * min(*predicted, *measured) / 1e3, 1.08 * max(*predicted, *measured) / 1e3
     traces: list[Figure] = [
         {
-            "type": "scatter", "mode": "lines", "name": "identity", "x": [low, high], "y": [low, high], "hoverinfo": "skip",
-            "line": {"color": GREY, "dash": "dash", "width": 1.2},
+            "type": "scatter", "mode": "lines", "name": "identity", "x": [low, high], "y": [low, high],
+            "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.2},
         },
         {
             "type": "scatter", "mode": "markers", "name": "members and dense", "x": _ms(predicted), "y": _ms(measured),
@@ -177,7 +179,10 @@ def prediction_figure(data: ReportData, view: View) -> Figure | None:
                 for row, p, m in zip(rows, predicted, measured, strict=True)
             ],
             "hovertemplate": "%{text}<extra></extra>",
-            "marker": {"size": 10, "color": [ORANGE if row is data.dense else BLUE for row in rows], "line": {"color": "white", "width": 1}},
+            "marker": {
+                "size": 10, "color": [ORANGE if row is data.dense else BLUE for row in rows],
+                "line": {"color": "white", "width": 1},
+            },
         },
     ]  # fmt: skip
     error, tau = mean_relative_error(predicted, measured), kendall_tau(*paired(predicted, measured))
@@ -236,9 +241,10 @@ def widths_figure(data: ReportData) -> Figure | None:
 
 
 def provenance_figure(data: ReportData, profile: str) -> Figure | None:
-    """How much of each predicted latency comes from measured, interpolated and estimated kernels; None where unknown."""
+    """How much of each predicted latency rests on measured, interpolated and estimated kernels; None where unknown."""
     suffix = f"@{profile}" if profile else ""
-    columns = [f"share_{kind}{suffix}" for kind in ("measured", "interpolated", "estimated")]
+    kinds = {"measured": GREEN, "interpolated": BLUE, "estimated": ORANGE}
+    columns = [f"share_{kind}{suffix}" for kind in kinds]
     everyone = [*_by_latency(data), *([data.dense] if data.dense else [])]
     rows = [row for row in everyone if any(row.get(column) is not None for column in columns)]
     if not rows:
@@ -247,9 +253,10 @@ def provenance_figure(data: ReportData, profile: str) -> Figure | None:
     traces = [
         {
             "type": "bar", "orientation": "h", "name": kind, "y": names, "marker": {"color": color},
-            "x": _plain(number(row.get(column)) for row in rows), "hovertemplate": f"%{{y}}: %{{x:.1%}} {kind}<extra></extra>",
+            "x": _plain(number(row.get(column)) for row in rows),
+            "hovertemplate": f"%{{y}}: %{{x:.1%}} {kind}<extra></extra>",
         }
-        for column, kind, color in zip(columns, ("measured", "interpolated", "estimated"), (GREEN, BLUE, ORANGE), strict=True)
+        for column, (kind, color) in zip(columns, kinds.items(), strict=True)
     ]  # fmt: skip
     return {
         "data": traces,

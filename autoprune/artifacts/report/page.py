@@ -49,7 +49,8 @@ def render(data: ReportData) -> str:
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(data.name)} - Autoprune report</title><style>{_resource('page.css')}</style></head><body><main>",
+            f"<title>{escape(data.name)} - Autoprune report</title><style>{_resource('page.css')}</style></head>",
+            "<body><main>",
             _header(data),
             _front_section(data),
             _section("Members", tables.members_table(data) + tables.failures_list(data), "Click a heading to sort."),
@@ -88,7 +89,8 @@ def _header(data: ReportData) -> str:
     about = f"{len(data.members)} models on the Pareto front" + (f" for {profiles}" if profiles else "")
     notes = "".join(f"<li>{escape(note)}</li>" for note in data.record.notes)
     return (
-        f'<header><p class="kicker">Autoprune report</p><h1>{escape(data.name)}</h1><p class="lead">{escape(about)}.</p>'
+        f'<header><p class="kicker">Autoprune report</p><h1>{escape(data.name)}</h1>'
+        f'<p class="lead">{escape(about)}.</p>'
         f'<div class="cards">{tables.cards(data)}</div>'
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
         + "</header>"
@@ -100,13 +102,16 @@ def _front_section(data: ReportData) -> str:
         return ""
     options = "".join(f'<option value="{escape(view.key)}">{escape(_view_title(view))}</option>' for view in data.views)
     budget = (
-        '<h3>What to deploy for a budget</h3><p class="hint">Slide to the latency you can afford; the row that fits is marked.</p>'
-        '<div class="slider"><input id="slider" type="range" min="0" max="1000" value="1000" aria-label="latency budget">'
+        "<h3>What to deploy for a budget</h3>"
+        '<p class="hint">Slide to the latency you can afford; the row that fits is marked.</p>'
+        '<div class="slider">'
+        '<input id="slider" type="range" min="0" max="1000" value="1000" aria-label="latency budget">'
         '<output id="chosen"></output></div><div id="budgets">' + tables.budget_table(data, data.views[0]) + "</div>"
     )
     return _section(
         "The front",
-        f'<label class="view">latency <select id="view">{options}</select></label><div id="front" class="plot"></div>{budget}',
+        f'<label class="view">latency <select id="view">{options}</select></label>'
+        f'<div id="front" class="plot"></div>{budget}',
         "Down and to the left is better. Drag to zoom, double-click to see everything."
         if data.as_error or not data.rising
         else "Up and to the left is better. Drag to zoom, double-click to see everything.",

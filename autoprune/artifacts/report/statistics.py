@@ -15,7 +15,7 @@ def paired(first: Sequence[float], second: Sequence[float]) -> tuple[list[float]
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
-    """Kendall's tau-b: 1 where both series rank alike, -1 where they rank in reverse; NaN where one does not rank at all.
+    """Kendall's tau-b: 1 where both series rank alike, -1 where in reverse; NaN where one does not rank at all.
 
     M. G. Kendall, "The treatment of ties in ranking problems", Biometrika 33, 1945.
     """

@@ -30,7 +30,9 @@ def html_table(head: Sequence[str], body: Iterable[tuple[str, Sequence[tuple[str
     for attributes, cells in body:
         texts = "".join(f'<td data-value="{escape(_sortable(value))}">{text}</td>' for text, value in cells)
         rows.append(f"<tr{attributes}>{texts}</tr>")
-    return f'<div class="scroll"><table id="{name}"><thead><tr>{titles}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body_text = "".join(rows)
+    table = f'<table id="{name}"><thead><tr>{titles}</tr></thead><tbody>{body_text}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def _sortable(value: float | str) -> str:
@@ -52,7 +54,8 @@ def cards(data: ReportData) -> str:
     trials = f"from {len(data.trials)} evaluated policies" if data.trials else "on the front"
     items.append(("members", str(len(data.members)), trials))
     return "".join(
-        f'<div class="card"><div class="label">{label}</div><div class="figure">{figure}</div><div class="note">{note}</div></div>'
+        f'<div class="card"><div class="label">{label}</div><div class="figure">{figure}</div>'
+        f'<div class="note">{note}</div></div>'
         for label, figure, note in items
     )
 
