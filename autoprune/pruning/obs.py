@@ -73,18 +73,27 @@ class _Elimination:
         return solved.diagonal(dim1=-2, dim2=-1).sum(dim=(0, -1))
 
     def remove(self, unit: int) -> None:
-        """Eliminate one unit: block Gaussian elimination on `H`, the matching congruence on `S`."""
+        """Eliminate one unit: block Gaussian elimination on `H`, the matching congruence on `S`.
+
+        With `T = H_:U H_UU^-1`: `H -= T H_U:` and `S -= T X + X^T T^T`, `X = S_U: - S_UU T^T / 2`. The unit's rows and
+        columns are then zero in exact arithmetic, and never looked at again.
+        """
         gone = self._columns[unit]
         inverse, spread = self._inverse, self._spread
-        pivot = inverse[:, gone[:, None], gone]
-        ratio = torch.linalg.solve(pivot, inverse[:, gone, :]).mT  # T = H_:U H_UU^-1  (blocks, columns, gone)
-        correction = ratio @ (spread[:, gone, :] - 0.5 * spread[:, gone[:, None], gone] @ ratio.mT)
-        spread = spread - correction - correction.mT
-        inverse = inverse - ratio @ inverse[:, gone, :]
-        for matrix in (spread, inverse):
-            matrix[:, gone, :] = 0.0
-            matrix[:, :, gone] = 0.0
-        self._inverse, self._spread = inverse, spread
+        pivot, across = inverse[:, gone[:, None], gone], inverse[:, gone, :]
+        ratio = torch.linalg.solve(pivot, across)  # T^T  (blocks, gone, columns)
+        moved = spread[:, gone, :] - 0.5 * spread[:, gone[:, None], gone] @ ratio  # X
+        inverse.baddbmm_(ratio.mT, across, alpha=-1.0)
+        spread.baddbmm_(torch.cat([ratio, moved], dim=1).mT, torch.cat([moved, ratio], dim=1), alpha=-1.0)
+
+    def compact(self, removed: Sequence[int]) -> None:
+        """Forget the columns of units removed since the last time; they only cost time."""
+        mask = torch.ones(self._inverse.shape[-1], dtype=torch.bool)
+        mask[self._columns[list(removed)].flatten()] = False
+        left = torch.nonzero(mask).flatten()
+        self._columns = (torch.cumsum(mask, 0) - 1)[self._columns]  # those of removed units are meaningless now
+        self._inverse = self._inverse[:, left[:, None], left]
+        self._spread = self._spread[:, left[:, None], left]
 
 
 def elimination_order(problems: Sequence[LeastSquares], size: int) -> Indices:
@@ -103,14 +112,19 @@ def elimination_order(problems: Sequence[LeastSquares], size: int) -> Indices:
     states = [_Elimination(problem, size) for problem in problems]
     active = torch.arange(size)
     removed: list[int] = []
+    forgotten = 0
     while active.numel() > 1:
         errors = torch.stack([state.errors(active) for state in states]).sum(dim=0)
         position = int(torch.argmin(errors))
         unit = int(active[position])
+        active = torch.cat([active[:position], active[position + 1 :]])
+        removed.append(unit)
         for state in states:
             state.remove(unit)
-        removed.append(unit)
-        active = torch.cat([active[:position], active[position + 1 :]])
+        if len(removed) - forgotten >= 0.2 * (size - forgotten):
+            for state in states:
+                state.compact(removed[forgotten:])
+            forgotten = len(removed)
     order = torch.tensor([*active.tolist(), *reversed(removed)], dtype=torch.int64)
     return order.numpy()
 

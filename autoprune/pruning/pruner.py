@@ -105,9 +105,7 @@ class Pruner:
             touched = tuple((name, kept[name].size) for name in compensation.consumer.groups if name in kept)
             if touched:
                 weights.update(self._compensated(compensation, touched))
-        module = self._graph.module(kept=kept, weights=weights).clone_tensors()
-        module.eval()
-        return module
+        return self._graph.module(kept=kept, weights=weights).clone_tensors()
 
     def _compensated(self, compensation: Compensation, touched: tuple[tuple[str, int], ...]) -> dict[str, Tensor]:
         key = (compensation.consumer.parameter, touched)

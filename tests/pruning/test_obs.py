@@ -69,6 +69,12 @@ def test_order_with_several_consumers_units_of_several_columns_and_foreign_colum
     assert elimination_order([p[0] for p in problems], 4).tolist() == brute_force_order(problems, 4)
 
 
+def test_order_of_many_units_between_columns_that_stay() -> None:
+    units = np.random.default_rng(5).permutation(np.concatenate([np.repeat(np.arange(12), 2), np.full(6, -1)]))
+    problem = make_problem(5, columns=30, rows=4, units=units)
+    assert elimination_order([problem[0]], 12).tolist() == brute_force_order([problem], 12)
+
+
 def test_the_scale_of_a_consumer_does_not_matter() -> None:
     one, two = (make_problem(seed, columns=6, rows=3, units=np.arange(6))[0] for seed in (1, 2))
     louder = LeastSquares(two.gram * 1e4, two.rows * 1e3, two.units)
