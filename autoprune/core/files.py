@@ -83,7 +83,8 @@ def write_text(path: Path, text: str) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}. Choose a folder you may write to.") from error
+        why = error.strerror or error
+        raise InputError(f"cannot write {path}: {why}. Choose a folder you may write to.") from error
 
 
 def write_json(path: Path, data: object) -> None:

@@ -16,7 +16,8 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, defau
     found = _QUANTITY.fullmatch(text)
     unit = (found.group(2) or default).replace("µ", "u") if found else ""
     if found is None or unit not in units:
-        raise InputError(f"expected a {what} such as '5{default}' in one of {', '.join(filter(None, units))}, got '{text}'.")
+        known = ", ".join(filter(None, units))
+        raise InputError(f"expected a {what} such as '5{default}' in one of {known}, got '{text}'.")
     return float(found.group(1)) * units[unit]
 
 

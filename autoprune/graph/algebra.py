@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 
 class AlgebraError(Exception):
@@ -289,7 +289,7 @@ def _unify_structures(a: Expression, b: Expression, why: str) -> None:
         pairs = zip(factor([a], sizes), factor([b], sizes), strict=True)
     else:
         shape = b if isinstance(b, Product) else a
-        sizes = [size(f) for f in shape]
+        sizes = [size(f) for f in cast(Product, shape)]
         pairs = zip(factor([a], sizes), factor([b], sizes), strict=True)
     for left, right in list(pairs):
         unify(left, right, why)

@@ -223,7 +223,7 @@ class Analysis:
         for position, expression in draft.followed.items():
             args += [None] * (position + 1 - len(args))
             args[position] = _written(expression, convert)
-        kwargs = tuple((name, _tuples(value)) for name, value in draft.kwargs.items() if name not in ("device", "layout"))
+        kwargs = tuple((k, _tuples(value)) for k, value in draft.kwargs.items() if k not in ("device", "layout"))
         return Operation(
             draft.results[0], draft.target, tuple(_tuples(a) for a in args), kwargs, draft.module, draft.results
         )

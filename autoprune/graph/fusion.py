@@ -135,8 +135,8 @@ def kernel_slots(program: Program) -> tuple[KernelSlot, ...]:
     drafts: list[_Draft] = []
     producer: dict[str, int] = {}  # value -> index of the draft that leaves it (views included)
     for operation in program.operations:
-        if _is_identity(program, operation):
-            source = _first_ref(operation)
+        if _is_identity(operation):
+            source = operation.refs()[0]
             alias[operation.name] = alias.get(source, source)
             producer[operation.name] = producer.get(source, -1)
             continue
@@ -157,6 +157,16 @@ def kernel_slots(program: Program) -> tuple[KernelSlot, ...]:
     return tuple(_slot(program, draft, alias) for draft in drafts)
 
 
+def storage(program: Program) -> dict[str, str]:
+    """Each view, and each value under another name -> the value whose bytes it shares."""
+    owner: dict[str, str] = {}
+    for operation in program.operations:
+        if operation.target in VIEWS or _is_identity(operation):
+            source = operation.refs()[0]
+            owner[operation.name] = owner.get(source, source)
+    return owner
+
+
 def _reader_counts(program: Program) -> dict[str, int]:
     counts: dict[str, int] = {}
     for operation in program.operations:
@@ -174,12 +184,8 @@ def _is_tensor(program: Program, operation: Operation) -> bool:
     return any(program.values[name].dtype != "int" for name in operation.results if name in program.values)
 
 
-def _is_identity(program: Program, operation: Operation) -> bool:
+def _is_identity(operation: Operation) -> bool:
     return operation.target in IDENTITIES and bool(operation.refs())
-
-
-def _first_ref(operation: Operation) -> str:
-    return operation.refs()[0]
 
 
 def _fuse_into(

@@ -140,7 +140,7 @@ class DependencyGraph:
         return build(self.program, self.state, kept, weights or {})
 
     def macs(self, widths: Widths) -> Any:
-        """Multiply-accumulates of conv, linear and matmul operators under `widths` at batch 1 (or widths[Batch.KEY])."""
+        """Multiply-accumulates of conv, linear and matmul operators, at batch 1 or `widths[Batch.KEY]`."""
         return macs(self.program, widths)
 
     def parameter_count(self, widths: Widths) -> Any:

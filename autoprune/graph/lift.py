@@ -125,7 +125,7 @@ def _dropout(operation: Operation, rank: int, widths: Widths, tensors: Tensors) 
 
 
 _Maker = Callable[[Operation, int, Widths, Tensors], nn.Module]
-# target -> (maker, {parameter role: argument position}, arguments that must be absent or literal are checked by the tracer)
+# target -> (maker, {parameter role: argument position})
 LIFTED: dict[str, tuple[_Maker, dict[str, int]]] = {
     "aten.conv1d.default": (_conv1d, {"weight": 1, "bias": 2}),
     "aten.conv2d.default": (_conv2d, {"weight": 1, "bias": 2}),

@@ -1,9 +1,13 @@
-"""Multiply-accumulates as formulas over widths, one an operator class. fvcore counts the same (a test compares them)."""
+"""Multiply-accumulates as formulas over widths, one an operator class; a test compares them with fvcore's."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
+
+import torch
+from torch import nn
 
 from autoprune.graph.dimension import Dimension, Widths, size
 from autoprune.graph.program import Operation, Program, Ref
@@ -43,3 +47,22 @@ def macs(program: Program, widths: Widths) -> Any:
     for operation in program.operations:
         total = total + operation_macs(program, operation, widths)
     return total
+
+
+_NOT_MULTIPLIED = ("batch_norm", "layer_norm", "group_norm", "instance_norm", "adaptive_avg_pool2d", "grid_sampler",
+                   "upsample_nearest2d", "upsample_bilinear2d")  # fmt: skip
+
+
+def fvcore_macs(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> int:
+    """MACs as fvcore counts them, the figure papers are compared by: convolutions, linear layers and matrix products.
+
+    Norms and pooling, which fvcore also prices, are left out, as in the literature.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fvcore scripts and traces with torch.jit, which warns
+        from fvcore.nn import FlopCountAnalysis
+
+        analysis = FlopCountAnalysis(module, inputs)
+        analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings("none")
+        counts = analysis.by_operator()
+    return int(sum(count for name, count in counts.items() if name not in _NOT_MULTIPLIED))

@@ -1,7 +1,7 @@
 """The traced program as a trainable module, and the smaller module that a policy makes of it.
 
-Operators with state run as `nn.Conv2d`, `nn.Linear`, `nn.BatchNorm2d`, ... under the user's names; the others call ATen.
-Choosing a policy slices tensors and writes sizes: nothing is traced again and the dense model is not copied.
+Operators with state run as `nn.Conv2d`, `nn.Linear`, `nn.BatchNorm2d`, ... under the user's names; the others call
+ATen. Choosing a policy slices tensors and writes sizes: nothing is traced again and the dense model is not copied.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def resolve_target(target: str) -> Callable[..., Any]:
         found = None
     if found is None or name in ("from_file", "_local_scalar_dense"):
         raise InputError(f"program: expected a known ATen operator, got '{target}'.")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 _INTEGER: dict[str, Callable[..., Any]] = {

@@ -2,13 +2,13 @@
 
 A rule receives a `Call` and returns the dimensions of the result (a list of them where there are several results). It
 unifies dimensions that must shrink together, marks the parameter dimensions that are contracted (`call.consume`), names
-the integer arguments that follow the policy (`call.follow`) and freezes the rest with a reason. An operator without a rule
-freezes everything that it touches. To add one, see CONTRIBUTING.md.
+the integer arguments that follow the policy (`call.follow`) and freezes the rest with a reason. An operator without a
+rule freezes everything that it touches. To add one, see CONTRIBUTING.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -136,17 +136,22 @@ def _batch_or_constant(call: Call, units: int, reason: str) -> Expression:
     return constant(units, reason)
 
 
-# ---------------------------------------------------------------------------------------------------------- elementwise
+# ----------------------------------------------------------------------------------- elementwise
 
 
-_UNARY = """relu relu_ relu6 sigmoid tanh silu silu_ gelu hardtanh hardswish hardsigmoid elu leaky_relu mish softplus selu
-celu neg exp sqrt rsqrt abs log square reciprocal sin cos erf clamp clamp_min clamp_max dropout feature_dropout alpha_dropout
-contiguous clone alias detach detach_ _to_copy type_as hardshrink softshrink log1p floor round sign logical_not lift_fresh_copy
-zeros_like ones_like full_like rand_like randn_like bitwise_not nan_to_num logsigmoid log_sigmoid softsign trunc ceil expm1 tan
-isnan isinf relu6_""".split()
-_BINARY = "add sub mul div pow maximum minimum eq ne lt le gt ge logical_and logical_or rsub remainder fmod".split()
-_SUFFIXES = ("default", "Tensor", "Scalar", "dtype", "device", "dtype_layout", "Tensor_Scalar", "Tensor_Tensor", "Tensor_mode",
-             "Scalar_mode", "other", "Scalar_Tensor", "prim_Device", "this")  # fmt: skip
+_ELEMENTWISE = (
+    "relu relu_ relu6 sigmoid tanh silu gelu hardtanh hardswish hardsigmoid elu leaky_relu mish softplus selu celu",
+    "hardshrink softshrink logsigmoid log_sigmoid softsign neg exp sqrt rsqrt abs log square reciprocal",
+    "expm1 log1p sin cos tan erf clamp clamp_min clamp_max floor ceil round trunc sign nan_to_num isnan isinf",
+    "logical_not bitwise_not",
+    "dropout feature_dropout alpha_dropout contiguous clone alias detach to type_as _to_copy lift_fresh_copy",
+    "zeros_like ones_like full_like rand_like randn_like add sub rsub mul div pow maximum minimum remainder fmod",
+    "eq ne lt le gt ge logical_and logical_or where masked_fill addcmul lerp",
+)
+_OVERLOADS = (
+    "default Tensor Scalar dtype device dtype_layout Tensor_Scalar Tensor_Tensor Tensor_mode Scalar_mode other",
+    "Scalar_Tensor prim_Device self this",
+)
 
 
 def elementwise(call: Call) -> Dims:
@@ -168,9 +173,9 @@ def elementwise(call: Call) -> Dims:
     return result
 
 
-for _name in _UNARY + _BINARY + ["to", "where", "masked_fill", "addcmul", "lerp"]:
-    for _suffix in (*_SUFFIXES, "self"):
-        RULES[f"aten.{_name}.{_suffix}"] = elementwise
+for _name in " ".join(_ELEMENTWISE).split():
+    for _overload in " ".join(_OVERLOADS).split():
+        RULES[f"aten.{_name}.{_overload}"] = elementwise
 
 
 @rule("prelu.default")
@@ -182,7 +187,7 @@ def prelu(call: Call) -> Dims:
     return x
 
 
-# ---------------------------------------------------------------------------------------------------------- contractions
+# ----------------------------------------------------------------------------------- contractions
 
 
 def _spatial(call: Call, x: Dims, weight: Dims, what: str) -> None:
@@ -269,7 +274,7 @@ def embedding(call: Call) -> Dims:
     return [*index, table[1]]
 
 
-# ------------------------------------------------------------------------------------------------------------- norms
+# ----------------------------------------------------------------------------------- norms
 
 
 @rule("batch_norm.default", "instance_norm.default")
@@ -295,7 +300,7 @@ def statistics_norm(call: Call) -> Dims:
     return x
 
 
-# ------------------------------------------------------------------------------------------------------------- pooling
+# ----------------------------------------------------------------------------------- pooling
 
 
 @rule(
@@ -313,8 +318,10 @@ def pool(call: Call) -> list[Dims]:
     return [[*x[:kept], *call.fixed(result, kept)] for result in range(len(call.shapes))]
 
 
-@rule("mean.dim", "sum.dim_IntList", "amax.default", "amin.default", "var.dim", "var.correction", "std.dim", "mean.default",
-      "sum.default", "argmax.default")  # fmt: skip
+@rule(
+    "mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "amax.default", "amin.default", "argmax.default",
+    "var.dim", "var.correction", "std.dim",
+)  # fmt: skip
 def reduce(call: Call) -> Dims:
     """`... d ... -> ... (1) ...`; what is reduced is frozen."""
     x = call.of(call.args[0])
@@ -337,7 +344,7 @@ def along(call: Call) -> Dims:
     return x
 
 
-# ------------------------------------------------------------------------------------------------------------- shapes
+# ----------------------------------------------------------------------------------- shapes
 
 
 @rule("view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "flatten.using_ints")
@@ -502,8 +509,10 @@ def pad(call: Call) -> Dims:
     return x
 
 
-@rule("full.default", "zeros.default", "ones.default", "arange.default", "arange.start", "arange.start_step", "empty.default",
-      "scalar_tensor.default", "new_zeros.default", "new_ones.default", "new_full.default")  # fmt: skip
+@rule(
+    "full.default", "zeros.default", "ones.default", "arange.default", "arange.start", "arange.start_step",
+    "empty.default", "scalar_tensor.default", "new_zeros.default", "new_ones.default", "new_full.default",
+)  # fmt: skip
 def create(call: Call) -> Dims:
     """A constant; its sizes are as traced."""
     return call.fixed()
@@ -517,5 +526,3 @@ def pixel_shuffle(call: Call) -> Dims:
     for dimension in (square, *x[-2:]):
         freeze(dimension, "is rearranged by pixel_shuffle")
     return [*x[:-3], channels, *call.fixed(start=len(x) - 2)]
-
-

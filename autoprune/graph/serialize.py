@@ -72,7 +72,8 @@ def program_from_data(data: dict[str, Any]) -> Program:
             raise ValueError("input_tree without kwargs")
         output_spec(program.output_tree)
     except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError, RecursionError) as error:
-        raise InputError(f"program: expected a program as autoprune writes it, got {type(error).__name__}: {error}.") from error
+        got = f"{type(error).__name__}: {error}"
+        raise InputError(f"program: expected a program as autoprune writes it, got {got}.") from error
     _check_order(program)
     return program
 

@@ -1,4 +1,4 @@
-"""`trace`: a model and example inputs become a `DependencyGraph`, by one `torch.export` and one walk over its operators."""
+"""`trace`: a model becomes a `DependencyGraph`, by one `torch.export` and one walk over its operators."""
 
 from __future__ import annotations
 
@@ -26,19 +26,20 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> DependencyGraph:
 
     Args:
         model: a trained module; its tensors are shared, its mode is restored.
-        example_inputs: one tensor, a tuple of positional inputs, or a dict of keyword inputs. Dimension 0 of every tensor
-            is the batch and stays free.
+        example_inputs: one tensor, a tuple of positional inputs, or a dict of keyword inputs. Dimension 0 of every
+            tensor is the batch and stays free.
 
     Raises:
-        InputError: not a module, no tensors among the inputs, tensors on the meta device, or a model that `torch.export`
-            refuses (the message says where).
+        InputError: not a module, no tensors among the inputs, tensors on the meta device, or a model that
+            `torch.export` refuses (the message says where).
     """
     if not isinstance(model, nn.Module):
         raise InputError(f"trace: expected a torch.nn.Module, got {type(model).__name__}.")
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         model = model.module
     args, kwargs = _call(example_inputs)
-    state = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+    state: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    state.update(model.named_buffers(remove_duplicate=False))
     if any(tensor.is_meta for tensor in state.values()):
         raise InputError("trace: the model is on the meta device. Load its weights on a real device first.")
     modes = {module: module.training for module in model.modules()}
@@ -52,8 +53,10 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> DependencyGraph:
 
 
 def _call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     if isinstance(example_inputs, torch.Tensor):
-        args, kwargs = (example_inputs,), dict[str, Any]()
+        args, kwargs = (example_inputs,), {}
     elif isinstance(example_inputs, Mapping):
         args, kwargs = (), {name: value for name, value in example_inputs.items() if value is not None}
     elif isinstance(example_inputs, (tuple, list)):
@@ -181,7 +184,7 @@ def _integer(item: Any) -> int:
     if isinstance(item, int):
         return item
     expression = item.node.expr
-    return int(expression.subs({symbol: BATCH for symbol in expression.free_symbols}))
+    return int(expression.subs(dict.fromkeys(expression.free_symbols, BATCH)))
 
 
 def _named(item: Any, renamed: Mapping[str, str]) -> Any:
@@ -200,7 +203,7 @@ def _visit(analysis: Analysis, node: torch.fx.Node, renamed: dict[str, str]) -> 
     value = node.meta.get("val")
     args = _named(node.args, renamed)
     kwargs = {name: _named(item, renamed) for name, item in node.kwargs.items()}
-    if target.startswith("aten._assert") or "sym_constrain" in target or target.startswith("profiler."):
+    if target.startswith(("aten._assert", "profiler.")) or "sym_constrain" in target:
         return
     if node.target is operator.getitem:
         analysis.getitem(node.name, args[0].name, args[1])
@@ -214,8 +217,8 @@ def _visit(analysis: Analysis, node: torch.fx.Node, renamed: dict[str, str]) -> 
         functional = f"aten.{name[:-1]}.{overload}"
         if analysis.is_fresh(args[0].name) and hasattr(torch.ops.aten, name[:-1]):
             target = functional
-            source = node.args[0]
-            for old in [source.name] + [k for k, v in renamed.items() if v == args[0].name]:  # type: ignore[union-attr]
+            changed = args[0].name
+            for old in [changed, *(k for k, v in renamed.items() if v == changed)]:
                 renamed[old] = node.name
         else:
             raise InputError(f"trace: {target} changes a view in place ({node.name}); write it out of place.")
