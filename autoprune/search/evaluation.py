@@ -195,8 +195,11 @@ def _failure(error: Exception, policy: Mapping[str, int], number: int | None) ->
     return Failure(type(error).__name__, short)
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether it, or what caused it, is memory running out (metrics that raise come wrapped)."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+    if isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text):
+        return True
+    return error.__cause__ is not None and _is_out_of_memory(error.__cause__)

@@ -21,13 +21,15 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.errors import InputError, unknown_name
-from autoprune.graph.dimension import size
+from autoprune.graph.dimension import Batch
+from autoprune.graph.fusion import kernel_slots
+from autoprune.hardware.cost import weight_bytes
+from autoprune.hardware.memory import peak_memory_bytes
 from autoprune.pareto.columns import column, format_quantity
 from autoprune.pareto.selection import Constraint, parse_constraint
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import DependencyGraph
-    from autoprune.graph.program import Program
     from autoprune.search.evaluation import Evaluation
     from autoprune.search.space import SearchSpace
     from autoprune.tuning.task import Task
@@ -37,8 +39,6 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 PERCENTILES = ("p50", "p90", "p95", "p99")
 OF_PROFILE = (*(f"latency_{percentile}" for percentile in PERCENTILES), "energy")
 OF_GRAPH = ("size", "peak_memory", "macs", "params")
-
-_ITEM_BYTES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 
 
 class Table(Protocol):
@@ -167,12 +167,15 @@ class Costs:
         graph: the traced model.
         space: whose choices are asked about.
         tables: profile name -> its latency table for this graph.
+        batch: what MACs and peak memory are counted at: the profiles' batch.
     """
 
-    def __init__(self, graph: DependencyGraph, space: SearchSpace, tables: Mapping[str, Table]) -> None:
+    def __init__(self, graph: DependencyGraph, space: SearchSpace, tables: Mapping[str, Table], batch: int = 1) -> None:
         self.graph = graph
         self.space = space
         self.tables = dict(tables)
+        self.batch = batch
+        self._slots = kernel_slots(graph.program)
 
     def values(self, objectives: Sequence[Objective], choices: npt.ArrayLike) -> Floats:
         """Values of table-side objectives.
@@ -214,7 +217,8 @@ class Costs:
         return self.tables[profile]
 
     def _other(self, objective: Objective, widths: npt.NDArray[np.int64]) -> npt.ArrayLike:
-        by_group = {group: widths[:, place] for place, group in enumerate(self.space.groups)}
+        by_group: dict[str, Any] = {group: widths[:, place] for place, group in enumerate(self.space.groups)}
+        by_group[Batch.KEY] = self.batch
         match objective.kind:
             case "macs":
                 return _floats(self.graph.macs(by_group))
@@ -223,9 +227,7 @@ class Costs:
             case "size":
                 return _floats(weight_bytes(self.graph.program, by_group))
             case "peak_memory":
-                from autoprune.hardware.memory import peak_memory_bytes
-
-                return _floats(peak_memory_bytes(self.graph.program, by_group))
+                return _floats(peak_memory_bytes(self.graph.program, by_group, self._slots))
             case "energy" if objective.profile is not None:
                 energy = getattr(self._table(objective.profile), "energy_uj", None)
                 if energy is None:
@@ -266,22 +268,6 @@ def check_reachable(costs: Costs, bounds: Sequence[Bound]) -> None:
             )
     if len(checked) > 1:
         _check_together(costs, checked)
-
-
-def weight_bytes(program: Program, widths: Mapping[str, Any]) -> Any:
-    """Bytes of all parameters and buffers, each in its own precision: what a weights file holds, give or take a header.
-
-    Args:
-        program: the traced program.
-        widths: group id -> int, or an int64 array.  # (n,)
-    """
-    total: Any = 0
-    for name in (*program.parameters, *program.buffers):
-        count: Any = _ITEM_BYTES.get(program.values[name].dtype, 4)
-        for dimension in program.values[name].dimensions:
-            count = count * size(dimension, widths)
-        total = total + count
-    return total
 
 
 def _check_together(costs: Costs, bounds: Sequence[Bound]) -> None:
