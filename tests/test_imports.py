@@ -30,7 +30,6 @@ ONLY_IN = {
     "optuna": ("search/study.py", "search/samplers/"),
     "ray": ("search/executors/ray.py", "tuning/"),
     "onnxruntime": ("hardware/runtimes/", "artifacts/"),
-    "fvcore": ("artifacts/",),
     "plotly": ("artifacts/report/",),
     "typer": ("cli/",),
     "rich": ("cli/",),

@@ -16,7 +16,7 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of training and search.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Train a small CNN on MNIST, profile this machine for it, search 100 policies, fine-tune and measure six of them."""
+    """Train a CNN on MNIST, profile this machine for it, search 100 policies, fine-tune six and measure them."""
     from autoprune import demo as road
 
     with progress() as report:

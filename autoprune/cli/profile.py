@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from autoprune.cli.inspect import Inputs, Model
 from autoprune.cli.output import Json, cell, emit_json, note, plain, progress, table
 from autoprune.core.errors import InputError
+
+if TYPE_CHECKING:
+    from autoprune.hardware.profile import HardwareProfile
+
+Header = dict[str, Any]
+
+_COLUMNS: dict[str, Callable[[Header], str]] = {
+    "name": lambda header: header["name"],
+    "device": lambda header: header["device"]["name"],
+    "runtime": lambda header: f"{header['runtime']['name']} {header['runtime']['version']}",
+    "precision": lambda header: header["precision"],
+    "threads": lambda header: str(header["threads"]),
+    "batch": lambda header: str(header["batch"]),
+    "provenance": lambda header: header["provenance"],
+    "error": lambda header: _error(header),
+}
 
 app = typer.Typer(
     help="Measure, list and show hardware profiles.",
@@ -21,15 +38,18 @@ app = typer.Typer(
 
 @app.command("list")
 def list_(as_json: Json = False) -> None:
-    """List the profiles that ship with the package and those in ./hardware_profiles."""
+    """List the profiles that ship with the package."""
     from autoprune.hardware.profile import list_profiles
 
     found = list_profiles()
     if as_json:
         emit_json(found)
         return
-    names = ["name", "device", "runtime", "precision", "batch", "threads", "provenance"]
-    table(f"{len(found)} hardware profiles", names, [[cell(n, header.get(n)) for n in names] for header in found])
+    table(
+        f"{len(found)} hardware profiles",
+        list(_COLUMNS),
+        [[read(header) for read in _COLUMNS.values()] for header in found],
+    )
 
 
 @app.command()
@@ -40,11 +60,7 @@ def show(
     """Show a profile: device, runtime, protocol, provenance, validation."""
     from autoprune.hardware.profile import load_profile
 
-    found = load_profile(profile)
-    if as_json:
-        emit_json(found.to_data())
-    else:
-        plain(found.summary())
+    _show(load_profile(profile), as_json)
 
 
 @app.command()
@@ -84,8 +100,38 @@ def run(
         )
     folder = output / profile.name
     profile.save(folder)
-    if as_json:
-        emit_json({"folder": folder, **profile.to_data()})
-    else:
-        plain(profile.summary())
+    _show(profile, as_json)
     note(f"written: {folder}")
+
+
+def _error(header: Header) -> str:
+    """Mean absolute error of the median over whole models left out in turn."""
+    residuals = header["validation"]["residuals"].get("p50")
+    return f"{residuals['mean_absolute']:.1%}" if residuals else "-"
+
+
+def _show(profile: HardwareProfile, as_json: bool) -> None:
+    from autoprune.hardware.profile import header_data
+
+    header = header_data(profile.header)
+    rows = {"name": profile.name, "kernels": len(profile.kernels)}
+    if as_json:
+        emit_json({**header, **rows})
+        return
+    for name, value in {**rows, **header}.items():
+        _show_entry(name, value)
+
+
+def _show_entry(name: str, value: Any, depth: int = 0) -> None:
+    """`name  value`, nested entries indented; empty ones are left out."""
+    indent = "  " * depth
+    if isinstance(value, dict):
+        if value:
+            plain(f"{indent}{name}")
+        for inner, entry in value.items():
+            _show_entry(inner, entry, depth + 1)
+    elif isinstance(value, list):
+        if value:
+            plain(f"{indent + name:<28} {', '.join(str(item) for item in value)}")
+    elif value not in ("", None):
+        plain(f"{indent + name:<28} {cell(name, value)}")
