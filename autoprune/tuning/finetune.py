@@ -18,8 +18,9 @@ from torch import nn
 from autoprune.core.errors import Failure, InputError
 from autoprune.core.files import canonical_json, digest
 from autoprune.tuning import checkpoint as checkpoints
-from autoprune.tuning.batches import Batches, as_float, batch_size, call, describe, device_of
+from autoprune.tuning.batches import Batches, Inputs, as_float, batch_size, call, describe, device_of
 from autoprune.tuning.distillation import distillation_loss
+from autoprune.tuning.layout import training_layout
 from autoprune.tuning.metrics import cross_entropy
 from autoprune.tuning.optimizer import autocast_dtype, build_optimizer, peak_rate, rate, trainable
 from autoprune.tuning.randomness import seeded
@@ -114,7 +115,7 @@ def finetune(
     if callable(make_own):
         make_own()
     run = _Run(model, task, settings or FinetuneSettings(), teacher, progress, evaluate)
-    with _modes_kept(model, teacher):
+    with _modes_kept(model, teacher), training_layout(model, run.example, run.precision):
         state = run.begin(checkpoint)
         while state.epoch < run.settings.epochs:
             try:
@@ -168,7 +169,7 @@ class _Run:
         self._progress = progress
         self._evaluate = evaluate
         _check(model, task, self.teacher, settings)
-        self.steps = _steps(task, settings)
+        self.steps, self.example = _look(task, settings, self.device)
         self.key = _key(model, task, settings, self.teacher is not None, evaluate)
         self._normalises = any(isinstance(module, _BATCH_NORMS) for module in model.modules())
         self.optimizer = build_optimizer(model, settings, self.peak)
@@ -349,15 +350,18 @@ def _key(model: nn.Module, task: Task, settings: FinetuneSettings, distilled: bo
     return digest(canonical_json(parts), 32)
 
 
-def _steps(task: Task, settings: FinetuneSettings) -> int:
-    """Batches an epoch; a loader without a length is counted by reading it once."""
+def _look(task: Task, settings: FinetuneSettings, device: torch.device) -> tuple[int, Inputs]:
+    """Batches an epoch, and the first inputs; a loader without a length is counted by reading it once."""
     loader: Any = task.loader("train")
-    try:
-        count = len(loader)
-    except TypeError:
-        with seeded(settings.seed, loader):
+    with seeded(settings.seed, loader):
+        first = next(iter(Batches(loader, device)), None)
+        if first is None:
+            raise InputError("fine-tuning: expected at least one train batch, got none. Check the train loader.")
+        try:
+            count = len(loader)
+        except TypeError:
             count = sum(1 for _ in islice(loader, settings.max_batches))
-    return max(1, min(count, settings.max_batches or count))
+    return max(1, min(count, settings.max_batches or count)), task.inputs_of(first)
 
 
 def _user_loss(task: Task, outputs: Any, batch: Any) -> torch.Tensor:

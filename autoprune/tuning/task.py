@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from autoprune.core.errors import InputError, unknown_name
 from autoprune.core.files import canonical_json, digest
@@ -261,6 +262,7 @@ class Task:
                         f"the {split} loader shuffles or augments: it is seeded to give the same batches each time"
                     )
         metrics = self.evaluate(model, "validation", limit)
+        self._check_again("validation")
         for name, value in metrics.items():
             if not math.isfinite(value):
                 raise InputError(f"metric '{name}': expected a finite number on the dense model, got {value}.")
@@ -271,14 +273,20 @@ class Task:
             )
         return TaskCheck(metrics, tuple(notes))
 
+    def _check_again(self, split: str) -> None:
+        """Refuse a loader that goes on where it stopped, or that has nothing more to give."""
+        loader = self.loader(split)
+        goes_on = not isinstance(loader, DataLoader) and iter(loader) is iter(loader)
+        if goes_on or _first(loader, split) is None:
+            raise InputError(_once(split, type(loader).__name__))
+
     def _check_split(self, model: nn.Module, split: str) -> None:
         """Read the first batch twice; run the model, and for the train split the loss, on it."""
         loader = self.loader(split)
         batch = _first(loader, split)
         if batch is None:
             raise InputError(f"task: the {split} loader is empty: expected at least one batch, got none.")
-        if _first(loader, split) is None:
-            raise InputError(_once(split, type(loader).__name__))
+        self._check_again(split)
         batch = to_device(batch, device_of(model))
         inputs = self.inputs_of(batch)
         with _evaluating(model):
