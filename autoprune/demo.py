@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Progress = Callable[[str, int, int], None]
 
 TRAIN, VALIDATION, TEST = 3000, 1000, 1000  # images, the same number of each digit
-EPOCHS = 8
+EPOCHS = 6
 TRIALS = 100
 MEMBERS = 6
 
@@ -140,7 +140,7 @@ class Network(nn.Module):
         self.stage2 = Residual(first, second, stride=2)  # 7 x 7 from here
         self.widen = nn.Conv2d(second, third, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(third)
-        self.stage3 = nn.Sequential(Depthwise(third, 2 * third), Depthwise(third, 2 * third))
+        self.stage3 = nn.Sequential(Depthwise(third, 3 * third // 2), Depthwise(third, 3 * third // 2))
         self.classifier = nn.Linear(third, 10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -159,6 +159,7 @@ def train(network: nn.Module, data: Split, epochs: int, seed: int = 0, progress:
     steps = epochs * len(batches)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
     network.train()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a third faster on CPUs
     for epoch in range(epochs):
         for step, (images, labels) in enumerate(batches, epoch * len(batches)):
             down, right = torch.randint(0, 5, (2,), generator=generator).tolist()
@@ -170,6 +171,7 @@ def train(network: nn.Module, data: Split, epochs: int, seed: int = 0, progress:
             schedule.step()
             if progress is not None:
                 progress("train the dense model", step + 1, steps)
+    network.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     network.eval()
 
 
