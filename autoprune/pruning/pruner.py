@@ -38,6 +38,7 @@ class Pruner:
     Without calibration (criteria that do not need it only) models are sliced, neither compensated nor recalibrated.
 
     Attributes:
+        graph: the traced dense model.
         orders: group id -> `UnitOrder`.
 
     Raises:
@@ -55,7 +56,7 @@ class Pruner:
         seed: int = 0,
     ) -> None:
         chosen = criteria.get(criterion)()
-        self._graph = graph
+        self.graph = graph
         self._calibration = _batches(calibration)
         if chosen.needs_calibration and not self._calibration:
             raise InputError(
@@ -79,8 +80,8 @@ class Pruner:
             self._compensations = {}
 
     def _fit(self) -> dict[str, Compensation]:
-        module = self._graph.module().eval()
-        consumers = find_consumers(self._graph, module)
+        module = self.graph.module().eval()
+        consumers = find_consumers(self.graph, module)
         moments = collect_moments(module, consumers.values(), self._calibration)
         return {name: Compensation.of(consumers[name], moments[name]) for name in moments}
 
@@ -97,15 +98,15 @@ class Pruner:
 
     def slice(self, policy: Mapping[str, int]) -> TracedModule:
         """As `build`, with the batch norms' dense statistics."""
-        groups = self._graph.groups
-        checked = self._graph.check(policy)
+        groups = self.graph.groups
+        checked = self.graph.check(policy)
         kept = {name: self.orders[name].kept(width) for name, width in checked.items() if width < groups[name].size}
         weights: dict[str, Tensor] = {}
         for compensation in self._compensations.values():
             touched = tuple((name, kept[name].size) for name in compensation.consumer.groups if name in kept)
             if touched:
                 weights.update(self._compensated(compensation, touched))
-        return self._graph.module(kept=kept, weights=weights).clone_tensors()
+        return self.graph.module(kept=kept, weights=weights).clone_tensors()
 
     def _compensated(self, compensation: Compensation, touched: tuple[tuple[str, int], ...]) -> dict[str, Tensor]:
         key = (compensation.consumer.parameter, touched)
@@ -113,7 +114,7 @@ class Pruner:
             self._cache.move_to_end(key)
             return self._cache[key]
         kept = {name: self.orders[name].kept(width) for name, width in touched}
-        found = self._cache[key] = compensation.weights(kept, self._graph.state)
+        found = self._cache[key] = compensation.weights(kept, self.graph.state)
         self._cached_bytes += _bytes(found)
         while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
             _, oldest = self._cache.popitem(last=False)
