@@ -1,0 +1,70 @@
+"""Fine-tuning a candidate as a job: built, trained and judged on a worker, its tensors given back."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from autoprune.core.errors import Failure
+from autoprune.search.evaluation import threads_of_torch
+from autoprune.tuning.finetune import finetune
+from autoprune.tuning.settings import FinetuneSettings
+
+if TYPE_CHECKING:
+    from autoprune.graph.policy import SparsityPolicy
+    from autoprune.search.evaluation import Evaluator
+
+
+@dataclass(frozen=True, eq=False)
+class Tuned:
+    """A candidate after fine-tuning.
+
+    Attributes:
+        policy: its widths.
+        state: its state dict, on the CPU.
+        metrics: the task's metrics on the validation split.
+        before: the same before fine-tuning.
+        losses: mean training loss of each epoch.
+        seconds: building and training together.
+    """
+
+    policy: SparsityPolicy
+    state: dict[str, torch.Tensor]
+    metrics: dict[str, float]
+    before: dict[str, float]
+    losses: tuple[float, ...]
+    seconds: float
+
+
+def tune(
+    evaluator: Evaluator, policy: SparsityPolicy, settings: FinetuneSettings, checkpoint: str | None = None
+) -> Tuned | Failure:
+    """Build a policy's model on a worker, fine-tune it with the dense model as teacher, and judge it.
+
+    Args:
+        evaluator: the worker's own; its pruner builds the model, its task trains and judges it.
+        policy: which model.
+        settings: how to train; no epochs: only judged.
+        checkpoint: a file to go on from, written after each epoch.
+    """
+    start = time.perf_counter()
+    with threads_of_torch(evaluator.threads):
+        model = evaluator.pruner.build(policy)
+        before = evaluator.task.evaluate(model)
+        losses: tuple[float, ...] = ()
+        metrics = before
+        if settings.epochs:
+            teacher = evaluator.pruner.graph.module() if settings.distill else None
+            result = finetune(
+                model, evaluator.task, settings, teacher=teacher, checkpoint=Path(checkpoint) if checkpoint else None
+            )
+            if isinstance(result, Failure):
+                return result
+            losses = tuple(epoch.loss for epoch in result.history if epoch.loss is not None)
+            metrics = evaluator.task.evaluate(model)
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    return Tuned(policy, state, metrics, before, losses, time.perf_counter() - start)
