@@ -22,10 +22,10 @@ CONVOLUTIONS = frozenset(
 )
 LINEAR = "aten.linear.default"
 _UNARY = ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish", "hardsigmoid")
-_UNARY += ("sigmoid", "tanh", "softplus", "clamp", "neg", "exp", "sqrt", "rsqrt", "abs")
+_UNARY_TOO = ("sigmoid", "tanh", "softplus", "clamp", "neg", "exp", "sqrt", "rsqrt", "abs")
 _BINARY = ("add", "sub", "mul", "div")
 ELEMENTWISE = frozenset(
-    [f"aten.{name}{mark}.default" for name in _UNARY for mark in ("", "_")]
+    [f"aten.{name}{mark}.default" for name in (*_UNARY, *_UNARY_TOO) for mark in ("", "_")]
     + [f"aten.{name}{mark}.{kind}" for name in _BINARY for mark in ("", "_") for kind in ("Tensor", "Scalar")]
     + ["aten.batch_norm.default", "aten.pow.Tensor_Scalar"]
 )

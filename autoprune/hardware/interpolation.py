@@ -21,29 +21,38 @@ class FamilyTable:
     Args:
         sizes: (n, d) measured widths, rows unique.
         times_us: (n,)
+        work: flops (n,) and bytes (n,), where known.
     """
 
-    def __init__(self, sizes: Integers, times_us: Floats) -> None:
+    def __init__(self, sizes: Integers, times_us: Floats, work: tuple[Floats, Floats] | None = None) -> None:
         self.sizes = sizes
+        self.work = work
         self.times_us = times_us
         self._axes = [np.unique(sizes[:, axis]) for axis in range(sizes.shape[1])]
         shape = tuple(len(axis) for axis in self._axes)
         self._dense = int(np.prod(shape, dtype=np.int64)) <= 1_000_000
         self._grid = np.full(shape if self._dense else (0,), np.nan)
+        self._measured = np.isfinite(self._grid)
         if self._dense:
             places = tuple(np.searchsorted(axis, sizes[:, i]) for i, axis in enumerate(self._axes))
             self._grid[places] = times_us
+            self._measured = np.isfinite(self._grid)
+            self._grid = _filled(self._grid, self._axes)
 
     @classmethod
     def of(cls, rows: Sequence[KernelRow]) -> FamilyTable:
         """The table of the rows of one family."""
         sizes = np.array([row.sizes for row in rows], dtype=np.int64).reshape(len(rows), -1)
-        return cls(sizes, np.array([row.p50_us for row in rows], dtype=np.float64))
+        flops, bytes_ = (
+            np.array([getattr(row, name) for row in rows], dtype=np.float64) for name in ("flops", "bytes")
+        )
+        return cls(sizes, np.array([row.p50_us for row in rows], dtype=np.float64), (flops, bytes_))
 
     def predict(self, sizes: Integers) -> tuple[Floats, npt.NDArray[np.int8]]:
         """Times and how they are known (`MEASURED`, `INTERPOLATED`; `ESTIMATED` with NaN where they are not).
 
-        Multilinear over the cell of the nearest sampled widths around each query, where all corners were measured.
+        Multilinear over the cell of the nearest sampled widths around each query. A corner that was not measured is
+        itself interpolated along the axes on which it has measured neighbours on both sides.
 
         Args:
             sizes: (m, d)
@@ -68,7 +77,8 @@ class FamilyTable:
             total += np.where(share > 0, share * value, 0.0)  # a corner of no weight need not be measured
         known = inside & np.isfinite(total)
         times[known] = total[known]
-        exact = known & np.all((weight == 0) | (weight == 1), axis=1)
+        nodes = np.where(weight == 1, np.clip(high, 0, None), low)
+        exact = known & np.all((weight == 0) | (weight == 1), axis=1) & self._measured[tuple(nodes.T)]
         kinds[known] = INTERPOLATED
         kinds[exact] = MEASURED
         return times, kinds
@@ -105,3 +115,33 @@ class FamilyTable:
         own, wanted = np.log(np.maximum(self.sizes, 1)), np.log(np.maximum(sizes, 1))
         distance = ((wanted[:, None, :] - own[None, :, :]) ** 2).sum(axis=2)
         return np.argmin(distance, axis=1).astype(np.int64)
+
+
+def _filled(grid: Floats, axes: Sequence[Integers]) -> Floats:
+    """Nodes without a measurement, interpolated between their neighbours along each axis (mean over axes).
+
+    Only inside measured neighbours: what has none on both sides along any axis stays NaN.
+    """
+    filled = grid.copy()
+    while np.isnan(filled).any():
+        found = [_filled_along(filled, axis, positions) for axis, positions in enumerate(axes)]
+        stack = np.stack(found)
+        counts = np.isfinite(stack).sum(axis=0)
+        means = np.nansum(stack, axis=0) / np.maximum(counts, 1)
+        new = np.isnan(filled) & (counts > 0)
+        if not new.any():
+            break
+        filled[new] = means[new]
+    return filled
+
+
+def _filled_along(grid: Floats, axis: int, positions: Integers) -> Floats:
+    """Linear interpolation of the NaN entries along one axis; NaN where a side has no value."""
+    lines = np.moveaxis(grid, axis, -1)
+    result = np.full_like(lines, np.nan)
+    for place in np.ndindex(lines.shape[:-1]):
+        line = lines[place]
+        known = np.isfinite(line)
+        if known.sum() >= 2:
+            result[place] = np.interp(positions, positions[known], line[known], left=np.nan, right=np.nan)
+    return np.moveaxis(result, -1, axis)

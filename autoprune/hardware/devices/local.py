@@ -1,0 +1,62 @@
+"""This machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+from autoprune.hardware.profile import DeviceInfo
+
+_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "asimddp")
+
+
+class LocalDevice:
+    """The machine autoprune runs on."""
+
+    def describe(self) -> DeviceInfo:
+        """Processor, usable cores, memory and vector extensions."""
+        info = _cpu_info()
+        flags = set(info.get("flags", info.get("Features", "")).split())
+        processor = info.get("model name") or platform.processor() or platform.machine()
+        return DeviceInfo(
+            name=platform.machine(),
+            kind="cpu",
+            processor=processor,
+            cores=_usable_cores(),
+            memory_bytes=_memory_bytes(),
+            features=tuple(feature for feature in _FEATURES if feature in flags),
+        )
+
+    def environment(self) -> dict[str, str]:
+        """System, Python, frequency governor and load."""
+        found = {"system": platform.platform(), "python": platform.python_version()}
+        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+        if governor.is_file():
+            found["governor"] = governor.read_text(encoding="utf-8").strip()
+        if hasattr(os, "getloadavg"):
+            found["load_1min"] = f"{os.getloadavg()[0]:.2f}"
+        return found
+
+
+def _cpu_info() -> dict[str, str]:
+    """Fields of the first processor in /proc/cpuinfo; empty elsewhere."""
+    path = Path("/proc/cpuinfo")
+    if not path.is_file():
+        return {}
+    first = path.read_text(encoding="utf-8", errors="replace").split("\n\n", 1)[0]
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _memory_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0

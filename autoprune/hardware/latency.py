@@ -1,0 +1,266 @@
+"""`LatencyTable`: a profile bound to one model; widths in, latencies out, for many policies at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.errors import InputError
+from autoprune.graph.dimension import Batch, Dimension, dense_size, has_batch, size
+from autoprune.graph.fusion import KernelSlot, kernel_slots
+from autoprune.hardware.composition import PLAIN, compose
+from autoprune.hardware.cost import Cost, Graph, table_cost
+from autoprune.hardware.estimate import Roofline
+from autoprune.hardware.interpolation import ESTIMATED, MEASURED, FamilyTable, Floats, Integers
+from autoprune.hardware.kernel_table import KernelRow
+from autoprune.hardware.profile import PERCENTILES, HardwareProfile, load_profile
+
+KINDS = ("measured", "interpolated", "estimated")
+MAX_CACHE = 1 << 22  # widths of one family that are kept in a flat array
+# A sum of kernels that no whole model corrects: measured off by 13-48 %, mostly too low (see ARCHITECTURE.md).
+UNFITTED = (-0.15, 0.5)
+
+Kinds = npt.NDArray[np.int8]
+
+
+@dataclass(eq=False)
+class _Family:
+    """One family in this model: its measured kernels and everything predicted so far."""
+
+    table: FamilyTable | None
+    bases: tuple[int, ...]  # one more than the widest size of each dimension
+    times: Floats = field(init=False)
+    kinds: Kinds = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cells = int(np.prod(self.bases, dtype=np.float64))
+        kept = self.cells if self.cells <= MAX_CACHE else 0
+        self.times = np.full(kept, np.nan)
+        self.kinds = np.full(kept, ESTIMATED, dtype=np.int8)
+
+    def decode(self, codes: Integers) -> Integers:
+        """Mixed-radix codes back to sizes.  # (m, d)"""
+        sizes = np.zeros((len(codes), len(self.bases)), dtype=np.int64)
+        rest = codes
+        for axis in reversed(range(len(self.bases))):
+            rest, sizes[:, axis] = np.divmod(rest, self.bases[axis])
+        return sizes
+
+
+class LatencyTable:
+    """A profile bound to one model.
+
+    Args:
+        profile: kernels and composition.
+        graph: the model; its groups in order are the columns of every `widths`.
+
+    Attributes:
+        groups: group ids, in the order of the columns of `widths`.
+        slots: the model's fused kernels, in execution order.
+        profile, graph: what it was made from.
+    """
+
+    def __init__(self, profile: HardwareProfile, graph: Graph) -> None:
+        self.profile = profile
+        self.graph = graph
+        self.groups = tuple(graph.groups)
+        self.slots = kernel_slots(graph.program)
+        self._batch = profile.batch
+        self._roofline = Roofline(profile.kernels)
+        self._names = [slot.family(self._batch) for slot in self.slots]
+        self._families = self._bind()
+        self._tail_ratio = _tail_ratios(profile.kernels)
+
+    def _bind(self) -> dict[str, _Family]:
+        rows: dict[str, list[KernelRow]] = {name: [] for name in self._names}
+        for row in self.profile.kernels:
+            if row.family in rows:
+                rows[row.family].append(row)
+        bases: dict[str, tuple[int, ...]] = {}
+        for slot, name in zip(self.slots, self._names, strict=True):
+            own = tuple(self._dense(dimension) + 1 for dimension in slot.dimensions)
+            bases[name] = tuple(map(max, own, bases.get(name, own)))
+        return {
+            name: _Family(FamilyTable.of(_fitting(found, len(bases[name]))) if found else None, bases[name])
+            for name, found in rows.items()
+        }
+
+    def _dense(self, dimension: Dimension) -> int:
+        return int(size(dimension, {Batch.KEY: self._batch})) if has_batch(dimension) else dense_size(dimension)
+
+    def slot_us(self, widths: Integers) -> tuple[Floats, Kinds]:
+        """Time of every kernel, and how it is known (index into `KINDS`).
+
+        Args:
+            widths: (n, n_groups)
+
+        Returns:
+            times (n, n_slots), kinds (n, n_slots).
+        """
+        named, count = self._named(widths)
+        times = np.zeros((count, len(self.slots)))
+        kinds = np.zeros((count, len(self.slots)), dtype=np.int8)
+        sizes: dict[Dimension, Integers] = {}
+        for index in range(len(self.slots)):
+            times[:, index], kinds[:, index] = self._slot(index, named, count, sizes)
+        return times, kinds
+
+    def sum_us(self, widths: Integers) -> tuple[Floats, Floats]:
+        """Sum of the kernels' medians, and the number of kernels that run, of each policy.  # (n,), (n,)"""
+        named, count = self._named(widths)
+        total, kernels = np.zeros(count), np.zeros(count)
+        sizes: dict[Dimension, Integers] = {}
+        for index in range(len(self.slots)):
+            times, _ = self._slot(index, named, count, sizes)
+            total += times
+            kernels += times > 0
+        return total, kernels
+
+    def latency_us(self, widths: Integers) -> dict[str, Floats]:
+        """Predicted latency of each policy.
+
+        Args:
+            widths: kept units, one row a policy, one column a group in the order of `groups`.  # (n, n_groups)
+
+        Returns:
+            "p50", "p90", "p95", "p99" -> (n,), ascending in the percentile.
+
+        Raises:
+            InputError: another number of columns than groups.
+        """
+        sums, kernels = self.sum_us(widths)
+        result: dict[str, Floats] = {}
+        floor = np.zeros_like(sums)
+        for percentile in PERCENTILES:
+            composition = self.profile.header.composition.get(percentile)
+            ratio = 1.0 if composition is not None else self._tail_ratio[percentile]
+            times = compose(composition or PLAIN, sums, kernels) * ratio
+            result[percentile] = floor = np.maximum(times, floor)
+        return result
+
+    def interval_us(self, widths: Integers) -> dict[str, tuple[Floats, Floats]]:
+        """Lowest and highest latency to expect, from the leave-one-out errors of the composition.
+
+        The errors are stretched by the share of time that is estimated, by up to three times.
+        """
+        stretch = 1.0 + 2.0 * self.shares(widths)["estimated"]
+        intervals = {}
+        for percentile, times in self.latency_us(widths).items():
+            residuals = self.profile.header.validation.residuals.get(percentile)
+            low, high = UNFITTED if residuals is None else (min(residuals.low, 0.0), max(residuals.high, 0.0))
+            intervals[percentile] = (times * np.maximum(1.0 + low * stretch, 0.0), times * (1.0 + high * stretch))
+        return intervals
+
+    def shares(self, widths: Integers) -> dict[str, Floats]:
+        """Share of the kernels' time that is measured, interpolated and estimated.  # kind -> (n,)"""
+        times, kinds = self.slot_us(widths)
+        total = np.maximum(times.sum(axis=1), 1e-12)
+        return {name: (times * (kinds == kind)).sum(axis=1) / total for kind, name in enumerate(KINDS)}
+
+    def cost(self, policy: Mapping[str, int]) -> Cost:
+        """Everything one policy costs.
+
+        Raises:
+            InputError: an unknown group, or a width outside it.
+        """
+        return table_cost(self, policy)
+
+    def _named(self, widths: Integers) -> tuple[dict[str, Integers], int]:
+        array = np.asarray(widths, dtype=np.int64)
+        if array.ndim != 2 or array.shape[1] != len(self.groups):
+            raise InputError(f"latency: expected widths of shape (n, {len(self.groups)}), got {array.shape}.")
+        columns = np.ascontiguousarray(array.T)
+        named = {group: columns[index] for index, group in enumerate(self.groups)}
+        named[Batch.KEY] = np.int64(self._batch)
+        return named, array.shape[0]
+
+    def _slot(
+        self, index: int, named: dict[str, Integers], count: int, sizes: dict[Dimension, Integers]
+    ) -> tuple[Floats, Kinds]:
+        """Times and kinds of one kernel under all policies."""
+        slot, family = self.slots[index], self._families[self._names[index]]
+        codes = np.zeros(count, dtype=np.int64)
+        for dimension, base in zip(slot.dimensions, family.bases, strict=True):
+            if dimension not in sizes:
+                sizes[dimension] = np.asarray(size(dimension, named), dtype=np.int64)
+            codes = codes * base + sizes[dimension]
+        if not len(family.times):
+            unique, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+            times, kinds = self._predict(slot, family, unique, first, named)
+            return times[inverse], kinds[inverse]
+        places = np.full(family.cells, -1, dtype=np.int64)
+        places[codes] = np.arange(count)
+        missing = np.flatnonzero((places >= 0) & np.isnan(family.times))
+        if len(missing):
+            family.times[missing], family.kinds[missing] = self._predict(slot, family, missing, places[missing], named)
+        return family.times[codes], family.kinds[codes]
+
+    def _predict(
+        self, slot: KernelSlot, family: _Family, codes: Integers, policies: Integers, named: dict[str, Integers]
+    ) -> tuple[Floats, Kinds]:
+        """Exact where measured, else interpolated, else estimated; nothing runs where a width is 0.
+
+        Args:
+            codes: sizes wanted, encoded.  # (m,)
+            policies: for each, a policy that has them.  # (m,)
+        """
+        sizes = family.decode(codes)
+        if family.table is None:
+            times, kinds = np.full(len(codes), np.nan), np.full(len(codes), ESTIMATED, dtype=np.int8)
+        else:
+            times, kinds = family.table.predict(sizes)
+        unknown = np.isnan(times)
+        if unknown.any():
+            times[unknown] = self._estimate(slot, family, sizes[unknown], policies[unknown], named)
+        empty = (sizes == 0).any(axis=1)
+        times[empty], kinds[empty] = 0.0, MEASURED
+        return times, kinds
+
+    def _estimate(
+        self, slot: KernelSlot, family: _Family, sizes: Integers, policies: Integers, named: dict[str, Integers]
+    ) -> Floats:
+        widths = {group: values[policies] if np.ndim(values) else values for group, values in named.items()}
+        flops = np.broadcast_to(np.asarray(slot.flops(widths), dtype=np.float64), len(sizes))
+        bytes_ = np.broadcast_to(np.asarray(slot.bytes(widths), dtype=np.float64), len(sizes))
+        estimated = self._roofline.estimate_us(slot.operator, flops, bytes_)
+        if family.table is None or family.table.work is None:
+            return estimated
+        nearest = family.table.nearest(sizes)
+        near = self._roofline.estimate_us(slot.operator, *(part[nearest] for part in family.table.work))
+        scaled: Floats = estimated * family.table.times_us[nearest] / near
+        return scaled
+
+
+def _fitting(rows: list[KernelRow], dimensions: int) -> list[KernelRow]:
+    wrong = [row for row in rows if len(row.sizes) != dimensions]
+    if wrong:
+        raise InputError(
+            f"profile: expected {dimensions} sizes for the kernels of {rows[0].family[:80]!r}, got {wrong[0].sizes}. "
+            "Correct kernels.csv, or profile the device anew."
+        )
+    return rows
+
+
+def _tail_ratios(rows: tuple[KernelRow, ...]) -> dict[str, float]:
+    """Typical ratio of each percentile to the median, where no composition was fitted."""
+    usable = [row for row in rows if row.p50_us > 0]
+    ratios = {p: [getattr(row, f"{p}_us") / row.p50_us for row in usable] for p in PERCENTILES}
+    return {percentile: float(np.median(values)) if values else 1.0 for percentile, values in ratios.items()}
+
+
+def predict_cost(graph: Graph, policy: Mapping[str, int], profile: str | HardwareProfile) -> Cost:
+    """What a policy costs on a profile.
+
+    Args:
+        graph: the traced model.
+        policy: kept units by group; groups not named are dense.
+        profile: a profile, or its name or path.
+
+    Raises:
+        InputError: an unknown profile, an unknown group or a width outside it.
+    """
+    loaded = profile if isinstance(profile, HardwareProfile) else load_profile(profile)
+    return LatencyTable(loaded, graph).cost(policy)

@@ -1,0 +1,196 @@
+"""Timing, so that times can be compared: warmed up, many runs, several shuffled sessions, spread kept.
+
+All candidates of one call are interleaved: in every session each is timed once, in a new order, so that a machine
+that drifts drifts for all of them.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.errors import AutopruneError, Failure
+from autoprune.graph.module import TracedModule
+from autoprune.graph.onnx import onnx_model
+from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How often what is run. Counts and times are per candidate and session.
+
+    Attributes:
+        sessions: shuffled passes over all candidates.
+        minimum_runs, maximum_runs: timed runs; between the two, as many as fit `target_us`.
+        target_us: time to spend on the timed runs.
+        warmup_runs, warmup_us: both are reached before timing starts.
+        seed: of the order.
+    """
+
+    sessions: int = 3
+    minimum_runs: int = 50
+    maximum_runs: int = 400
+    target_us: float = 20_000.0
+    warmup_runs: int = 10
+    warmup_us: float = 5_000.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Times of one model or kernel; percentiles are medians over sessions of each session's percentile.
+
+    Attributes:
+        p50_us, p90_us, p95_us, p99_us, mean_us, std_us: of one run.
+        n: timed runs in all sessions.
+        sessions_us: median time of each session, in the order they were taken.
+    """
+
+    p50_us: float
+    p90_us: float
+    p95_us: float
+    p99_us: float
+    mean_us: float
+    std_us: float
+    n: int
+    sessions_us: tuple[float, ...] = ()
+
+    def us(self, percentile: str) -> float:
+        """The time at "p50", "p90", "p95" or "p99"."""
+        return float(getattr(self, f"{percentile}_us"))
+
+
+def time_runner(runner: Runner, protocol: Protocol) -> npt.NDArray[np.float64]:
+    """One session of one candidate: warm-up, then timed runs.  # (n,)"""
+    warm = runner.run_us(protocol.warmup_runs)
+    spent = float(warm.sum())
+    while spent < protocol.warmup_us:
+        spent += float(runner.run_us(protocol.warmup_runs).sum())
+    one = max(float(np.median(warm)), 0.1)
+    wanted = int(protocol.target_us / one)
+    return runner.run_us(max(protocol.minimum_runs, min(protocol.maximum_runs, wanted)))
+
+
+def time_runners(
+    runners: Sequence[Runner], protocol: Protocol, progress: Callable[[], None] | None = None
+) -> list[Measurement]:
+    """Time candidates against each other, in shuffled sessions; `progress` is called after each of their sessions."""
+    random = np.random.default_rng(protocol.seed)
+    times: list[list[npt.NDArray[np.float64]]] = [[] for _ in runners]
+    enabled = gc.isenabled()
+    try:
+        for _ in range(protocol.sessions):
+            gc.collect()
+            gc.disable()
+            for index in random.permutation(len(runners)):
+                times[index].append(time_runner(runners[index], protocol))
+                if progress is not None:
+                    progress()
+    finally:
+        if enabled:
+            gc.enable()
+    return [summarise(sessions) for sessions in times]
+
+
+def summarise(sessions: Sequence[npt.NDArray[np.float64]]) -> Measurement:
+    """What is kept of the runs of one candidate.
+
+    Args:
+        sessions: times of each session.  # n_sessions x (n_runs,)
+    """
+    percentiles = np.array([np.percentile(times, [50, 90, 95, 99]) for times in sessions])
+    typical = np.median(percentiles, axis=0)
+    together = np.concatenate(list(sessions))
+    p50, p90, p95, p99 = (float(value) for value in typical)
+    return Measurement(
+        p50_us=p50,
+        p90_us=p90,
+        p95_us=p95,
+        p99_us=p99,
+        mean_us=float(together.mean()),
+        std_us=float(together.std()),
+        n=len(together),
+        sessions_us=tuple(float(value) for value in percentiles[:, 0]),
+    )
+
+
+def measure_models(
+    modules: Sequence[TracedModule | bytes],
+    *,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    protocol: Protocol | None = None,
+    progress: Progress | None = None,
+) -> list[Measurement | Failure]:
+    """Time several whole models so that they can be compared: interleaved, in shuffled sessions.
+
+    Args:
+        modules: traced modules, or ONNX models as bytes.
+        runtime: a registered runtime.
+        threads, batch: how they are run.
+        protocol: how often; the default takes about a quarter of a second a model.
+        progress: called with ("models", done, total) after each model of each session.
+
+    Returns:
+        In the order of `modules`; a `Failure` where a model could not be written or compiled.
+
+    Raises:
+        InputError: an unknown runtime.
+    """
+    settings = RunSettings(threads, batch)
+    chosen = RUNTIMES.get(runtime)()
+    rules = protocol or Protocol(target_us=60_000.0, maximum_runs=1000)
+    results: list[Measurement | Failure] = []
+    places, runners = [], []
+    for module in modules:
+        model = module if isinstance(module, bytes) else _as_onnx(module)
+        runner = model if isinstance(model, Failure) else chosen.compile(model, settings)
+        if isinstance(runner, Failure):
+            results.append(runner)
+            continue
+        places.append(len(results))
+        runners.append(runner)
+        results.append(Failure("pending", "not measured"))
+    done = _Counter("models", len(runners) * rules.sessions, progress)
+    for place, measured in zip(places, time_runners(runners, rules, done), strict=True):
+        results[place] = measured
+    return results
+
+
+def measure_module(
+    module: TracedModule | bytes,
+    *,
+    runtime: str = "onnxruntime",
+    threads: int = 1,
+    batch: int = 1,
+    protocol: Protocol | None = None,
+) -> Measurement | Failure:
+    """Time one whole model (see `measure_models`, which compares several fairly)."""
+    return measure_models([module], runtime=runtime, threads=threads, batch=batch, protocol=protocol)[0]
+
+
+def _as_onnx(module: TracedModule) -> bytes | Failure:
+    try:
+        model = onnx_model(module.program, module.widths, module.state_dict())
+    except AutopruneError as error:
+        return Failure("unsupported", str(error))
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+class _Counter:
+    """Counts steps and passes them on."""
+
+    def __init__(self, stage: str, total: int, progress: Progress | None) -> None:
+        self._stage, self._total, self._progress, self._done = stage, total, progress, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._stage, self._done, self._total)

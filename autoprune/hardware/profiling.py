@@ -1,0 +1,276 @@
+"""`profile_graph`: time a model's kernels over their widths, and whole pruned models for the composition."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx
+
+from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.graph.dimension import Constant
+from autoprune.graph.fusion import kernel_slots
+from autoprune.graph.kernel import Kernel
+from autoprune.graph.onnx import onnx_model
+from autoprune.graph.program import Operation, Program, Ref, Value
+from autoprune.hardware.composition import fit_compositions, validation
+from autoprune.hardware.cost import Graph
+from autoprune.hardware.devices import DEVICES
+from autoprune.hardware.kernel_table import KernelRow
+from autoprune.hardware.latency import LatencyTable
+from autoprune.hardware.measure import Measurement, Progress, Protocol, measure_models, time_runner, time_runners
+from autoprune.hardware.plan import PlannedKernel, plan_kernels, sample_policies
+from autoprune.hardware.profile import (
+    PERCENTILES,
+    Composition,
+    HardwareProfile,
+    ProfileHeader,
+    ProtocolInfo,
+    Validation,
+)
+from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings, Runtime
+
+KERNEL_SHARE = 0.7  # of the time budget; the rest is for whole models
+BLOCK = 48  # kernels compiled at once and timed against each other
+MAX_DRIFT = 0.25  # a block during which the sentinel was off by more is timed again, once
+KERNEL_PROTOCOL = Protocol(target_us=4_000.0, warmup_us=1_500.0, maximum_runs=200)
+MODEL_PROTOCOL = Protocol(target_us=60_000.0, maximum_runs=1000)
+
+
+def profile_graph(
+    graph: Graph,
+    *,
+    runtime: str = "onnxruntime",
+    widths: Mapping[str, Sequence[int]] | None = None,
+    threads: int = 1,
+    batch: int = 1,
+    budget_s: float | None = None,
+    whole_models: int = 24,
+    name: str | None = None,
+    description: str = "",
+    progress: Progress | None = None,
+    seed: int = 0,
+) -> HardwareProfile:
+    """Measure a profile for a model on this machine.
+
+    Args:
+        graph: the traced model.
+        runtime: a registered runtime.
+        widths: the widths each group may take; without it, eight even steps a group.
+        threads, batch: how models are run.
+        budget_s: stop timing kernels so that the whole takes about this long; coarse grids come first, so what is
+            left out is interpolated. None times everything.
+        whole_models: how many pruned models to time for the composition.
+        name, description: of the profile.
+        progress: called with ("kernels" | "models", done, total).
+        seed: of the order and of the whole models' policies.
+
+    Raises:
+        InputError: an unknown runtime, widths that do not fit the groups, or nothing to time.
+        AutopruneError: the runtime refused every kernel.
+    """
+    start = time.perf_counter()
+    dense = {group: int(item.size) for group, item in graph.groups.items()}
+    allowed = _checked_widths(widths, dense)
+    session = _Session(RUNTIMES.get(runtime)(), RunSettings(threads, batch), seed, progress)
+    slots = kernel_slots(graph.program)
+    planned = plan_kernels(slots, allowed, dense, batch)
+    if not planned:
+        raise InputError("profile: expected a model with at least one operation, got none to time.")
+    deadline = None if budget_s is None else start + KERNEL_SHARE * budget_s
+    rows = session.time_kernels(planned, deadline)
+    device = DEVICES.get("local")()
+    described = RUNTIMES.get(runtime)().describe(session.settings)
+    header = ProfileHeader(
+        name=name or f"{device.describe().name}-{runtime}-{threads}t",
+        description=description,
+        device=device.describe(),
+        runtime=described,
+        batch=batch,
+        threads=threads,
+        environment=device.environment(),
+        protocol=session.protocol_info(),
+        provenance="measured",
+        created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
+    )
+    bare = HardwareProfile(header, tuple(rows))
+    policies = sample_policies(allowed, dense, whole_models, seed)
+    composition, checked = session.compose(bare, graph, policies)
+    seconds = round(time.perf_counter() - start, 1)
+    protocol = header.protocol.model_copy(update={"seconds": seconds})
+    final = {"composition": composition, "validation": checked, "protocol": protocol}
+    return replace(bare, header=header.model_copy(update=final))
+
+
+def _checked_widths(widths: Mapping[str, Sequence[int]] | None, dense: Mapping[str, int]) -> dict[str, Sequence[int]]:
+    if widths is None:
+        return {
+            group: sorted({max(1, round(units * step / 8)) for step in range(1, 9)}) for group, units in dense.items()
+        }
+    for group, values in widths.items():
+        if group not in dense or any(not 0 <= value <= dense[group] for value in values):
+            raise InputError(
+                f"profile: expected widths of the model's groups from 0 to their size, got {list(values)} "
+                f"for '{group}' (size {dense.get(group, 'unknown')})."
+            )
+    return dict(widths)
+
+
+@dataclass
+class _Session:
+    """One profiling session: what is fixed, and what the sentinel saw."""
+
+    runtime: Runtime
+    settings: RunSettings
+    seed: int
+    progress: Progress | None
+    empty_us: float = 0.0
+    sentinel_us: list[float] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+    def protocol_info(self) -> ProtocolInfo:
+        return ProtocolInfo(
+            sessions=KERNEL_PROTOCOL.sessions,
+            minimum_runs=KERNEL_PROTOCOL.minimum_runs,
+            warmup_runs=KERNEL_PROTOCOL.warmup_runs,
+            warmup_us=KERNEL_PROTOCOL.warmup_us,
+            empty_run_us=self.empty_us,
+            seed=self.seed,
+        )
+
+    def time_kernels(self, planned: Sequence[PlannedKernel], deadline: float | None) -> list[KernelRow]:
+        """Times of the planned kernels, block by block, until all are done or the deadline has passed."""
+        self.empty_us = self._empty_run_us()
+        sentinel = self._sentinel(planned)
+        order = _shuffled_within_detail(planned, self.seed)
+        rows: list[KernelRow] = []
+        for first in range(0, len(order), BLOCK):
+            if first and deadline is not None and time.perf_counter() > deadline:
+                break
+            block = order[first : first + BLOCK]
+            rows += self._block(block, sentinel)
+            if self.progress is not None:
+                self.progress("kernels", min(first + BLOCK, len(order)), len(order))
+        if not rows:
+            raise AutopruneError(f"profile: the runtime refused every kernel, the first with: {self.failures[0]}.")
+        return rows
+
+    def _empty_run_us(self) -> float:
+        runner = self.runtime.compile(_empty_model(), self.settings)
+        if isinstance(runner, Failure):
+            raise AutopruneError(f"profile: the runtime refuses even an empty model: {runner}.")
+        return float(np.median(time_runner(runner, Protocol(minimum_runs=500, maximum_runs=500))))
+
+    def _sentinel(self, planned: Sequence[PlannedKernel]) -> Runner | None:
+        """A kernel of middling work, timed before and after every block."""
+        work = sorted(planned, key=lambda item: (np.prod(item.kernel.sizes), item.kernel.key))
+        runner = self._compile(work[len(work) // 2].kernel)
+        return None if isinstance(runner, Failure) else runner
+
+    def _compile(self, kernel: Kernel) -> Runner | Failure:
+        try:
+            model = onnx_model(kernel.program(), {}).SerializeToString(deterministic=True)
+        except AutopruneError as error:
+            return Failure("unsupported", str(error))
+        return self.runtime.compile(model, self.settings)
+
+    def _block(self, block: Sequence[PlannedKernel], sentinel: Runner | None) -> list[KernelRow]:
+        runners, kept = [], []
+        for item in block:
+            runner = self._compile(item.kernel)
+            if isinstance(runner, Failure):
+                self.failures.append(runner)
+            else:
+                runners.append(runner)
+                kept.append(item)
+        protocol = replace(KERNEL_PROTOCOL, seed=self.seed + len(self.sentinel_us))
+        measured = time_runners(runners, protocol)
+        if self._drifted(sentinel):
+            again = time_runners(runners, protocol)
+            measured = [min(pair, key=lambda m: m.p50_us) for pair in zip(measured, again, strict=True)]
+        return [self._row(item, found) for item, found in zip(kept, measured, strict=True)]
+
+    def _drifted(self, sentinel: Runner | None) -> bool:
+        if sentinel is None:
+            return False
+        self.sentinel_us.append(float(np.median(time_runner(sentinel, KERNEL_PROTOCOL))))
+        return abs(self.sentinel_us[-1] / float(np.median(self.sentinel_us)) - 1.0) > MAX_DRIFT
+
+    def _row(self, item: PlannedKernel, found: Measurement) -> KernelRow:
+        flops, bytes_ = kernel_work(item.kernel)
+        least = 0.02 * found.p50_us
+
+        def above_empty(time_us: float) -> float:
+            return max(time_us - self.empty_us, least)
+
+        return KernelRow(
+            family=item.kernel.family,
+            sizes=item.kernel.sizes,
+            operator=item.operator,
+            n=found.n,
+            mean_us=above_empty(found.mean_us),
+            p50_us=above_empty(found.p50_us),
+            p90_us=above_empty(found.p90_us),
+            p95_us=above_empty(found.p95_us),
+            p99_us=above_empty(found.p99_us),
+            std_us=found.std_us,
+            flops=flops,
+            bytes=bytes_,
+        )
+
+    def compose(
+        self, bare: HardwareProfile, graph: Graph, policies: np.ndarray
+    ) -> tuple[dict[str, Composition], Validation]:
+        """The composition fitted on whole models of these policies, and how well it predicts."""
+        models = [_model(graph, row) for row in policies]
+        results = measure_models(
+            models,
+            runtime=bare.header.runtime.name,
+            threads=self.settings.threads,
+            batch=self.settings.batch,
+            protocol=replace(MODEL_PROTOCOL, seed=self.seed),
+            progress=self.progress,
+        )
+        self.failures += [result for result in results if isinstance(result, Failure)]
+        done = [index for index, result in enumerate(results) if isinstance(result, Measurement)]
+        sums, kernels = LatencyTable(bare, graph).sum_us(policies[done])
+        measured = [result for result in results if isinstance(result, Measurement)]
+        times = {p: np.array([result.us(p) for result in measured], dtype=np.float64) for p in PERCENTILES}
+        compositions, residuals = fit_compositions(sums, kernels, times)
+        notes = tuple(sorted({str(failure) for failure in self.failures}))[:8]
+        return compositions, validation(residuals, sums, times["p50"], self._drift(), notes)
+
+    def _drift(self) -> float:
+        if not self.sentinel_us:
+            return 0.0
+        values = np.array(self.sentinel_us)
+        return float(np.abs(values / np.median(values) - 1.0).max())
+
+
+def kernel_work(kernel: Kernel) -> tuple[float, float]:
+    """Floating-point operations and bytes of a kernel, from its key alone."""
+    slots = kernel_slots(kernel.program())
+    return float(sum(slot.flops({}) for slot in slots)), float(sum(slot.bytes({}) for slot in slots))
+
+
+def _shuffled_within_detail(planned: Sequence[PlannedKernel], seed: int) -> list[PlannedKernel]:
+    random = np.random.default_rng(seed)
+    keys = random.permutation(len(planned))
+    return [item for _, _, item in sorted((p.detail, int(k), p) for p, k in zip(planned, keys, strict=True))]
+
+
+def _model(graph: Graph, row: np.ndarray) -> bytes:
+    widths = {group: int(width) for group, width in zip(graph.groups, row, strict=True)}
+    return bytes(onnx_model(graph.program, widths).SerializeToString(deterministic=True))
+
+
+def _empty_model() -> bytes:
+    """A model of one operation on one number: what running anything at all takes."""
+    value = {name: Value(name, (Constant(1), Constant(1)), "float32") for name in ("x", "y")}
+    operation = Operation("y", "aten.relu.default", (Ref("x"),), (), None, ("y",))
+    program = Program(("x",), ("y",), (operation,), value, (), (), "", "")
+    model: onnx.ModelProto = onnx_model(program, {})
+    return bytes(model.SerializeToString(deterministic=True))
