@@ -20,7 +20,7 @@ from autoprune.core.files import canonical_json, digest
 from autoprune.tuning import checkpoint as checkpoints
 from autoprune.tuning.batches import Batches, Inputs, as_float, batch_size, call, describe, device_of
 from autoprune.tuning.distillation import distillation_loss
-from autoprune.tuning.layout import training_layout
+from autoprune.tuning.layout import autocast, runs, training_layout
 from autoprune.tuning.metrics import cross_entropy
 from autoprune.tuning.optimizer import autocast_dtype, build_optimizer, peak_rate, rate, trainable
 from autoprune.tuning.randomness import seeded
@@ -162,7 +162,6 @@ class _Run:
         self.settings = settings
         self.teacher = teacher if settings.distill else None
         self.device = device_of(model)
-        self.precision = autocast_dtype(settings.mixed_precision, self.device)
         self.peak = peak_rate(settings, model)
         self.notes: list[str] = []
         self.resumed_from: int | None = None
@@ -170,6 +169,7 @@ class _Run:
         self._evaluate = evaluate
         _check(model, task, self.teacher, settings)
         self.steps, self.example = _look(task, settings, self.device)
+        self.precision = self._choose_precision()
         self.key = _key(model, task, settings, self.teacher is not None, evaluate)
         self._normalises = any(isinstance(module, _BATCH_NORMS) for module in model.modules())
         self.optimizer = build_optimizer(model, settings, self.peak)
@@ -229,6 +229,14 @@ class _Run:
             notes=tuple(self.notes),
         )
 
+    def _choose_precision(self) -> torch.dtype | None:
+        """What to compute in; `auto` goes back to float32 where the model refuses less."""
+        dtype = autocast_dtype(self.settings.mixed_precision, self.device)
+        if dtype is None or self.settings.mixed_precision != "auto" or runs(self.model, self.example, dtype):
+            return dtype
+        self.notes.append(f"the model does not run in {dtype}; it is trained in float32".replace("torch.", ""))
+        return None
+
     def _resume(self, path: Path) -> _State:
         data = checkpoints.load(path, self.key, self.device, self.model.state_dict())
         try:
@@ -279,7 +287,7 @@ class _Run:
         inputs = self.task.inputs_of(batch)
         if self._normalises and batch_size(inputs) < 2:
             return None
-        with self._autocast():
+        with autocast(self.device, self.precision):
             outputs = call(self.model, inputs)
         loss = self._loss(as_float(outputs), inputs, batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -297,7 +305,7 @@ class _Run:
         if self.teacher is None:
             assert loss is not None  # _check: without a teacher there is a loss
             return loss
-        with torch.no_grad(), self._autocast():
+        with torch.no_grad(), autocast(self.device, self.precision):
             wanted = call(self.teacher, inputs)
         distilled = distillation_loss(
             outputs,
@@ -308,9 +316,6 @@ class _Run:
         )
         alpha = self.settings.alpha
         return distilled if loss is None else (1.0 - alpha) * loss + alpha * distilled
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.precision, enabled=self.precision is not None)
 
     def _set_rate(self, step: int) -> None:
         value = rate(step, self.settings.epochs * self.steps, self.peak, self.settings)

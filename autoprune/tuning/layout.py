@@ -1,4 +1,4 @@
-"""Channels-last memory layout while training, where convolutions run faster in it."""
+"""Precision and memory layout while training: tried on one batch before they are relied on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import torch
 from torch import nn
 
 from autoprune.tuning.batches import Inputs, call
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    """Compute in `dtype` where that is safe; None changes nothing."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 @contextmanager
@@ -23,7 +28,7 @@ def training_layout(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None)
     try:
         if chosen:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            if not _runs(model, inputs):
+            if not runs(model, inputs, dtype):
                 model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         yield
     finally:
@@ -31,11 +36,12 @@ def training_layout(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None)
             model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
 
 
-def _runs(model: nn.Module, inputs: Inputs) -> bool:
+def runs(model: nn.Module, inputs: Inputs, dtype: torch.dtype | None) -> bool:
+    """Whether the model takes inputs when it computes in `dtype` (None: float32), in its present layout."""
     modes = [(module, module.training) for module in model.modules()]
     try:
         model.eval()
-        with torch.no_grad():
+        with torch.no_grad(), autocast(_tensors(inputs)[0].device, dtype):
             call(model, inputs)
         return True
     except RuntimeError:

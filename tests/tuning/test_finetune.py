@@ -368,6 +368,24 @@ def test_a_model_that_needs_the_usual_layout_trains_in_bf16_too() -> None:
     assert model.conv.weight.is_contiguous()
 
 
+def test_a_model_that_refuses_bf16_is_trained_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Strict(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(36, 8), nn.Linear(8, CLASSES)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            hidden = self.first(x.flatten(1))
+            if hidden.dtype != torch.float32:
+                raise RuntimeError("expected float32")
+            return self.second(hidden)
+
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    result = tuned(Strict(), task(), FinetuneSettings(epochs=1))
+    assert result.precision == "float32"
+    assert result.notes == ("the model does not run in bfloat16; it is trained in float32",)
+
+
 def test_own_tensors_are_made_first() -> None:
     """A pruned model shares what was not sliced with the dense one, until it is told to make its own."""
     dense = network()
