@@ -83,6 +83,12 @@ class _Writer:
                 return None if None in parts else "+".join(p for p in parts if p is not None)
         return None
 
+    def _leaves(self, dimension: Dimension) -> str:
+        """As `_size`, with a product written over its factors: what is grouped shares some of them."""
+        if isinstance(dimension, Product) and self._derived(dimension) is None:
+            return "*".join(_bracketed(self._leaves(factor)) for factor in dimension.factors)
+        return self._size(dimension)
+
     def _value(self, name: str) -> Value:
         return self._program.values[name]
 
@@ -140,8 +146,8 @@ class _Writer:
             channels = outer = self._variable(x[1])
             inner, group_text = "1", channels
         elif operator in ("depthwise", "grouped"):
-            group_text = self._size(groups.dimension) if isinstance(groups, Size) else str(groups)
-            outer, inner, channels = self._size(w[0]), self._size(w[1]), self._size(x[1])
+            group_text = self._leaves(groups.dimension) if isinstance(groups, Size) else str(groups)
+            outer, inner, channels = self._leaves(w[0]), self._leaves(w[1]), self._leaves(x[1])
         else:
             channels, outer = self._variable(x[1]), self._variable(w[0])
             inner, group_text = channels, "1"

@@ -86,7 +86,6 @@ def time_runners(
     enabled = gc.isenabled()
     try:
         for _ in range(protocol.sessions):
-            gc.collect()
             gc.disable()
             for index in random.permutation(len(runners)):
                 times[index].append(time_runner(runners[index], protocol))

@@ -34,9 +34,9 @@ from autoprune.hardware.profile import (
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings, Runtime
 
 KERNEL_SHARE = 0.7  # of the time budget; the rest is for whole models
-BLOCK = 48  # kernels compiled at once and timed against each other
+BLOCK = 32  # kernels compiled at once and timed against each other
 MAX_DRIFT = 0.25  # a block during which the sentinel was off by more is timed again, once
-KERNEL_PROTOCOL = Protocol(target_us=4_000.0, warmup_us=1_500.0, maximum_runs=200)
+KERNEL_PROTOCOL = Protocol(target_us=3_000.0, warmup_us=800.0, maximum_runs=150)
 MODEL_PROTOCOL = Protocol(target_us=60_000.0, maximum_runs=1000)
 
 
@@ -98,7 +98,8 @@ def profile_graph(
     )
     bare = HardwareProfile(header, tuple(rows))
     policies = sample_policies(allowed, dense, whole_models, seed)
-    composition, checked = session.compose(bare, graph, policies)
+    left_s = None if budget_s is None else budget_s - (time.perf_counter() - start)
+    composition, checked = session.compose(bare, graph, policies, left_s)
     seconds = round(time.perf_counter() - start, 1)
     protocol = header.protocol.model_copy(update={"seconds": seconds})
     final = {"composition": composition, "validation": checked, "protocol": protocol}
@@ -147,8 +148,10 @@ class _Session:
         sentinel = self._sentinel(planned)
         order = _shuffled_within_detail(planned, self.seed)
         rows: list[KernelRow] = []
+        start = time.perf_counter()
         for first in range(0, len(order), BLOCK):
-            if first and deadline is not None and time.perf_counter() > deadline:
+            now = time.perf_counter()
+            if first and deadline is not None and now + BLOCK * (now - start) / first > deadline:
                 break
             block = order[first : first + BLOCK]
             rows += self._block(block, sentinel)
@@ -222,7 +225,7 @@ class _Session:
         )
 
     def compose(
-        self, bare: HardwareProfile, graph: Graph, policies: np.ndarray
+        self, bare: HardwareProfile, graph: Graph, policies: np.ndarray, left_s: float | None
     ) -> tuple[dict[str, Composition], Validation]:
         """The composition fitted on whole models of these policies, and how well it predicts."""
         models = [_model(graph, row) for row in policies]
@@ -231,7 +234,7 @@ class _Session:
             runtime=bare.header.runtime.name,
             threads=self.settings.threads,
             batch=self.settings.batch,
-            protocol=replace(MODEL_PROTOCOL, seed=self.seed),
+            protocol=_model_protocol(len(models), left_s, self.seed),
             progress=self.progress,
         )
         self.failures += [result for result in results if isinstance(result, Failure)]
@@ -254,6 +257,15 @@ def kernel_work(kernel: Kernel) -> tuple[float, float]:
     """Floating-point operations and bytes of a kernel, from its key alone."""
     slots = kernel_slots(kernel.program())
     return float(sum(slot.flops({}) for slot in slots)), float(sum(slot.bytes({}) for slot in slots))
+
+
+def _model_protocol(models: int, left_s: float | None, seed: int) -> Protocol:
+    """As `MODEL_PROTOCOL`, with shorter sessions where the time left asks for it."""
+    target_us = MODEL_PROTOCOL.target_us
+    if left_s is not None and models:
+        share_us = 0.8e6 * left_s / (models * MODEL_PROTOCOL.sessions) - MODEL_PROTOCOL.warmup_us
+        target_us = min(2 * target_us, max(share_us, 10_000.0))
+    return replace(MODEL_PROTOCOL, target_us=target_us, seed=seed)
 
 
 def _shuffled_within_detail(planned: Sequence[PlannedKernel], seed: int) -> list[PlannedKernel]:

@@ -13,7 +13,7 @@ from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Runner, RunSettings
 
 PROVIDER = "CPUExecutionProvider"
-ERRORS_ONLY = 3
+SILENT = 4  # refusals come back as failures; nothing else is worth a line
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(double)": np.float64,
@@ -57,7 +57,7 @@ class OnnxRuntime:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = settings.threads
         options.inter_op_num_threads = 1
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = SILENT
         options.add_free_dimension_override_by_name("batch", settings.batch)
         try:
             session = ort.InferenceSession(model, options, providers=[PROVIDER])
