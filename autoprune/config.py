@@ -9,11 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from autoprune.core.errors import InputError
 from autoprune.core.settings import read_yaml, validated
 from autoprune.core.units import parse_seconds
+from autoprune.tuning.settings import FinetuneSettings
 
 
 def _seconds(value: object) -> object:
@@ -40,30 +41,24 @@ class SearchSection(_Section):
     Attributes:
         sampler: a registered sampler (`nsga2`, `tpe`, `random`, ...).
         trials: how many policies are evaluated.
-        time_budget: stop proposing after this many seconds; written `30min`.
+        time_budget_s: `time_budget` in the file, such as `30min`: no new policies after this long.
         seed: the whole run's seed.
     """
 
     sampler: Text = "nsga2"
     trials: StrictInt = Field(default=200, ge=1, le=1_000_000)
-    time_budget: Seconds | None = None
+    time_budget_s: Seconds | None = Field(default=None, alias="time_budget")
     seed: StrictInt = Field(default=0, ge=0, le=2**31 - 1)
 
 
-class FinetuneSection(_Section):
-    """How the front's members are trained.
+class FinetuneSection(FinetuneSettings):
+    """How the front's members are trained: `FinetuneSettings`, and how many of them.
 
     Attributes:
-        members: how many members of the searched front are fine-tuned; 0 for none.
-        epochs: passes over the training data.
-        distill: learn from the dense model's outputs as well as from the labels.
-        lr: peak learning rate; chosen by the trainer when not set.
+        members: how many candidates are fine-tuned and published.
     """
 
-    members: StrictInt = Field(default=8, ge=0, le=1000)
-    epochs: StrictInt = Field(default=2, ge=0, le=10_000)
-    distill: StrictBool = True
-    lr: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    members: StrictInt = Field(default=8, ge=1, le=1000)
 
 
 class ExecutorSection(_Section):
@@ -72,13 +67,18 @@ class ExecutorSection(_Section):
     Attributes:
         kind: `local` (in process with one worker, else worker processes) or `ray`.
         workers: how many evaluate at the same time; the result does not depend on it.
-        address: of a running Ray cluster (`auto`, `ray://host:10001`); a private local one when not set.
-        gpus_per_worker: share of a GPU each Ray worker asks for.
+        threads: of torch in each worker.
+        timeout_s: `timeout` in the file: a policy that takes longer fails (where workers are processes of their own).
+        address: of a running Ray cluster (`auto` finds it); a private local one when not set.
+        cpus_per_worker, gpus_per_worker: what each Ray worker reserves; shares of a GPU are allowed.
     """
 
     kind: Text = "local"
     workers: StrictInt = Field(default=1, ge=1, le=4096)
+    threads: StrictInt = Field(default=1, ge=1, le=4096)
+    timeout_s: Seconds | None = Field(default=None, alias="timeout")
     address: Text | None = None
+    cpus_per_worker: float = Field(default=1.0, ge=0, le=4096, allow_inf_nan=False)
     gpus_per_worker: float = Field(default=0.0, ge=0, le=64, allow_inf_nan=False)
 
 

@@ -1,6 +1,6 @@
 """The demo: 5,000 handwritten digits, a small residual CNN with a depthwise stage, and the whole road behind it.
 
-`digits`, `task`, `network` and `model` are ordinary user code, and what `examples/` uses too; `run` is `autoprune demo`.
+`digits`, `task`, `Network` and `model` are ordinary user code, which `examples/` uses too; `run` is `autoprune demo`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from autoprune.core.errors import InputError
 from autoprune.tuning.task import Task
 
 if TYPE_CHECKING:
-    from autoprune.artifacts.front import Front
+    pass
 
 Progress = Callable[[str, int, int], None]
 

@@ -13,7 +13,7 @@ from torch import nn
 from autoprune.callables import call, example_inputs, import_reference, load_model, load_task
 from autoprune.core.errors import InputError
 
-SOURCE = '''
+SOURCE = """
 from torch import nn
 
 number = 5
@@ -32,7 +32,7 @@ class Holder:
     @staticmethod
     def model():
         return net
-'''
+"""
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 
 from autoprune.config import Config, load_config, resolve
 from autoprune.core.errors import InputError
+from autoprune.search.executors import ExecutorSettings
 
 MINIMAL = "model: package.models:trained\ntask: package.data:task\nprofiles: [a-phone]\n"
 
@@ -23,7 +24,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.space == "cnn"
     assert config.objectives == ("error", "latency_p50")
     assert config.constraints == ()
-    assert (config.search.sampler, config.search.trials, config.search.time_budget) == ("nsga2", 200, None)
+    assert (config.search.sampler, config.search.trials, config.search.time_budget_s) == ("nsga2", 200, None)
     assert (config.finetune.members, config.finetune.epochs, config.finetune.distill) == (8, 2, True)
     assert (config.executor.kind, config.executor.workers) == ("local", 1)
     assert config.run == str(tmp_path / "runs/config")
@@ -38,8 +39,9 @@ def test_everything_of_the_readme_is_accepted(tmp_path: Path) -> None:
         + "finetune: {members: 8, epochs: 2, distill: false}\n"
         + "executor: {kind: ray, address: auto, workers: 16, gpus_per_worker: 0.5}\nrun: runs/resnet\n",
     )
-    assert config.search.time_budget == 1800.0
+    assert config.search.time_budget_s == 1800.0
     assert config.executor.gpus_per_worker == 0.5
+    assert ExecutorSettings(**config.executor.model_dump()).kind == "ray"
     assert config.run == str(tmp_path / "runs/resnet")
 
 

@@ -21,10 +21,11 @@ LEVEL = {
     "search": 4,
     "artifacts": 5,
     "config": 5,
-    "api": 6,
+    "pipeline": 6,
     "callables": 6,
-    "demo": 7,
-    "cli": 8,
+    "api": 7,
+    "demo": 8,
+    "cli": 9,
 }
 ONLY_IN = {
     "optuna": ("search/study.py", "search/samplers/"),

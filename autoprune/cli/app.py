@@ -72,10 +72,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return _say(str(error), error.exit_code)
     except (KeyboardInterrupt, Abort):
         status = INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; the interpreter must not complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
     if status == INTERRUPTED:
         return _say("interrupted; start the same command again to resume", INTERRUPTED, "stopped")
     return status if isinstance(status, int) else DONE
