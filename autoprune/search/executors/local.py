@@ -1,0 +1,105 @@
+"""Jobs on this machine: in this process, or in worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from multiprocessing.connection import wait
+from typing import Any
+
+from autoprune.core.errors import AutopruneError
+from autoprune.search.executors.executor import Executor, ExecutorSettings, Job, limit_threads, perform
+from autoprune.search.executors.pool import MAX_FAILED_STARTS, Closing, Feed, Pool
+from autoprune.search.executors.worker import Worker, WorkerDied, pickled
+
+
+def local_executor(context: Any, settings: ExecutorSettings) -> Executor:
+    """One worker is this process; several are processes."""
+    return InProcess(context, settings) if settings.workers == 1 else WorkerProcesses(context, settings)
+
+
+class InProcess(Closing):
+    """Jobs one after the other, in this process, on the context itself."""
+
+    def __init__(self, context: Any, settings: ExecutorSettings) -> None:
+        self._context = context
+        self._threads = settings.threads
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
+        """See `Executor.run`. An interrupt ends the job in hand."""
+        for job in jobs:
+            before = limit_threads(self._threads)
+            try:
+                result = perform(self._context, job)
+            finally:
+                if before is not None:
+                    limit_threads(before)
+            yield job.id, result
+
+
+class WorkerProcesses(Pool[Worker]):
+    """Jobs in spawned processes, started with the first job, each with its own copy of the context.
+
+    A process that dies or is overdue is replaced, and its job tried once more.
+
+    Raises:
+        InputError: the context cannot be pickled.
+    """
+
+    def __init__(self, context: Any, settings: ExecutorSettings) -> None:
+        self._context = pickled(context, "executor")
+        self._settings = settings
+        self._workers: list[Worker] = []
+        self._failed_starts = 0
+
+    def close(self) -> None:
+        """Stop all workers."""
+        while self._workers:
+            self._workers.pop().stop()
+
+    def _busy(self) -> list[Worker]:
+        return [worker for worker in self._workers if worker.assignment is not None]
+
+    def _hand_out(self, feed: Feed) -> None:
+        """A job for every idle worker, and workers in the place of those that are missing."""
+        for worker in self._workers:
+            assignment = feed.take() if worker.idle else None
+            if assignment is not None:
+                worker.give(assignment)
+        while feed.more and len(self._workers) < self._settings.workers:
+            self._workers.append(Worker(self._context, self._settings.threads, self._settings.timeout_s))
+
+    def _heard(self) -> list[Worker]:
+        """Wait until some worker has something to say, is gone, or is overdue."""
+        limits = [worker.seconds_left for worker in self._busy() if worker.seconds_left is not None]
+        if not self._workers:
+            return []
+        said = wait([worker.connection for worker in self._workers], min(limits, default=None))
+        return [w for w in self._workers if w.connection in said or w.seconds_left == 0.0]
+
+    def _listen(self, worker: Worker, feed: Feed) -> tuple[int, Any] | None:
+        """An answer, or None when there is none yet."""
+        try:
+            if worker.seconds_left == 0.0 and not worker.connection.poll():
+                raise WorkerDied(f"no answer within {self._settings.timeout_s:g} s")
+            answer = worker.receive()
+        except WorkerDied as death:
+            return self._bury(worker, death.reason, feed)
+        if worker.ready:
+            self._failed_starts = 0
+        return answer
+
+    def _bury(self, worker: Worker, reason: str, feed: Feed) -> tuple[int, Any] | None:
+        """Remove a dead worker; its job goes back, or is answered with a failure when that was its last attempt."""
+        self._drop(worker)
+        if not worker.ready:
+            self._failed_starts += 1
+            if self._failed_starts >= MAX_FAILED_STARTS:
+                raise AutopruneError(
+                    f"worker processes do not start: {reason}, {self._failed_starts} times in a row. A script that "
+                    "starts workers needs its own work under `if __name__ == '__main__':`; see also what they printed."
+                )
+        return None if worker.assignment is None else feed.lost(worker.assignment, reason)
+
+    def _drop(self, worker: Worker) -> None:
+        self._workers.remove(worker)
+        worker.stop()

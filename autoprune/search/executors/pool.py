@@ -1,0 +1,116 @@
+"""What worker processes and actors have in common: jobs are handed to idle workers, lost ones once more."""
+
+from __future__ import annotations
+
+import abc
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, Self, TypeVar
+
+from autoprune.core.errors import Failure
+from autoprune.search.executors.executor import Job
+
+MAX_ATTEMPTS = 2  # a worker that dies costs one retry, then the job is a Failure
+MAX_FAILED_STARTS = 3  # in a row; then something is wrong with starting workers at all
+
+W = TypeVar("W")
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A job in hand, and which attempt at it this is."""
+
+    job: Job
+    attempt: int = 1
+
+
+class Feed:
+    """The jobs of one run, read one at a time; those that lost their worker come first again."""
+
+    def __init__(self, jobs: Iterable[Job]) -> None:
+        self._jobs = iter(jobs)
+        self._lost: deque[Assignment] = deque()
+        self._open = True
+
+    @property
+    def more(self) -> bool:
+        """Whether `take` may still give something."""
+        return self._open or bool(self._lost)
+
+    def take(self) -> Assignment | None:
+        """The next job; None when there is none (any more)."""
+        if self._lost:
+            return self._lost.popleft()
+        job = next(self._jobs, None) if self._open else None
+        self._open = job is not None
+        return None if job is None else Assignment(job)
+
+    def lost(self, assignment: Assignment, reason: str) -> tuple[int, Any] | None:
+        """Take back a job whose worker is gone: to be tried again, or a failure after its last attempt."""
+        if assignment.attempt < MAX_ATTEMPTS:
+            self._lost.append(Assignment(assignment.job, assignment.attempt + 1))
+            return None
+        return assignment.job.id, Failure(
+            "worker died",
+            f"{reason}; tried {assignment.attempt} times",
+            "a worker that the system kills has usually run out of memory: use fewer workers or smaller batches",
+        )
+
+
+class Closing:
+    """`with` for executors."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
+class Pool(Closing, abc.ABC, Generic[W]):
+    """The loop of an executor with workers elsewhere; `W` is the handle on one."""
+
+    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
+        """See `Executor.run`.
+
+        Raises:
+            AutopruneError: workers do not start.
+        """
+        feed = Feed(jobs)
+        try:
+            while True:
+                self._hand_out(feed)
+                if not feed.more and not self._busy():
+                    return
+                for worker in self._heard():
+                    answer = self._listen(worker, feed)
+                    if answer is not None:
+                        self._hand_out(feed)
+                        yield answer
+        finally:
+            for worker in self._busy():
+                self._drop(worker)
+
+    @abc.abstractmethod
+    def _busy(self) -> list[W]:
+        """Workers with a job in hand."""
+
+    @abc.abstractmethod
+    def _hand_out(self, feed: Feed) -> None:
+        """Give idle workers a job; start workers that are missing while there is work."""
+
+    @abc.abstractmethod
+    def _heard(self) -> list[W]:
+        """Wait until workers have something to say, are gone, or are overdue."""
+
+    @abc.abstractmethod
+    def _listen(self, worker: W, feed: Feed) -> tuple[int, Any] | None:
+        """What one of them says: an answer, or None when that was no answer yet."""
+
+    @abc.abstractmethod
+    def _drop(self, worker: W) -> None:
+        """Give up the job it has in hand."""

@@ -1,0 +1,240 @@
+"""Jobs on Ray actors. The only module of the search that imports Ray.
+
+The context goes to the object store once; each actor builds its copy from there, also when Ray restarts it, on whatever
+node. The driver keeps all state: actors only answer jobs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.exceptions
+from ray._private import ray_constants
+
+from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.search.executors.executor import ExecutorSettings, Job, limit_threads, perform
+from autoprune.search.executors.pool import MAX_FAILED_STARTS, Assignment, Feed, Pool
+
+START_TIMEOUT_S = 300.0  # for the first worker; a cluster may have to add a machine
+
+
+class Actor:
+    """What lives on a Ray worker: the context, and nothing that could be lost."""
+
+    def __init__(self, boxed: tuple[Any], threads: int) -> None:
+        # In a tuple, as Ray warns of references as arguments of actors that restart; the driver keeps this one alive.
+        self._context = ray.get(boxed[0])
+        limit_threads(threads)
+
+    def ready(self) -> None:
+        """Answered once the context is there."""
+
+    def perform(self, job: Job) -> Any:
+        """The job's result, or `Failure`."""
+        return perform(self._context, job)
+
+
+@dataclass(eq=False)
+class Handle:
+    """The driver's view of one actor: `waits_for` is its job's result, or None-valued when it is (re)starting."""
+
+    actor: Any
+    waits_for: Any = None  # ObjectRef; None when idle
+    assignment: Assignment | None = None
+    deadline: float | None = None
+
+    @property
+    def overdue(self) -> bool:
+        """Whether its job took longer than it may."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+class RayExecutor(Pool[Handle]):
+    """Jobs on actors of a running Ray, or of one started for this executor on this machine, bound to 127.0.0.1.
+
+    Ray restarts actors that die; the job one had in hand is tried once more, on whichever is idle first.
+
+    Raises:
+        InputError: the context cannot be pickled, or there is no Ray at the address.
+    """
+
+    def __init__(self, context: Any, settings: ExecutorSettings) -> None:
+        self._settings = settings
+        self._started = _connect(settings)
+        self._failed_starts = 0
+        self._any_ready = False
+        self._handles: list[Handle] = []
+        try:
+            self._context = _stored(context)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Stop the actors, and Ray if it was started here."""
+        while self._handles:
+            ray.kill(self._handles.pop().actor)
+        self._context = None
+        if self._started:
+            self._started = False
+            ray.shutdown()
+
+    def _busy(self) -> list[Handle]:
+        return [handle for handle in self._handles if handle.assignment is not None]
+
+    def _hand_out(self, feed: Feed) -> None:
+        for handle in self._handles:
+            assignment = feed.take() if handle.waits_for is None else None
+            if assignment is not None:
+                handle.assignment = assignment
+                handle.waits_for = handle.actor.perform.remote(assignment.job)
+                limit = self._settings.timeout_s
+                handle.deadline = None if limit is None else time.monotonic() + limit
+        while feed.more and len(self._handles) < self._settings.workers:
+            self._handles.append(self._new_handle())
+
+    def _heard(self) -> list[Handle]:
+        waiting = {handle.waits_for: handle for handle in self._handles if handle.waits_for is not None}
+        if not waiting:
+            return []
+        deadlines = [handle.deadline for handle in self._busy() if handle.deadline is not None]
+        timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+        if not self._any_ready:
+            timeout = START_TIMEOUT_S
+        done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
+        if not done and not self._any_ready:
+            raise AutopruneError(
+                f"no Ray worker started within {START_TIMEOUT_S:g} s; {self._settings.workers} were asked for, each "
+                f"with {self._settings.cpus_per_worker:g} CPUs and {self._settings.gpus_per_worker:g} GPUs. "
+                "`ray status` shows what the cluster has; ask for less, or add machines."
+            )
+        return [waiting[ref] for ref in done] + [h for h in self._handles if h.overdue and h.waits_for not in done]
+
+    def _listen(self, handle: Handle, feed: Feed) -> tuple[int, Any] | None:
+        if handle.overdue and not ray.wait([handle.waits_for], timeout=0)[0]:
+            assignment = handle.assignment
+            self._drop(handle)
+            reason = f"no answer within {self._settings.timeout_s:g} s"
+            return None if assignment is None else feed.lost(assignment, reason)
+        ref, assignment = handle.waits_for, handle.assignment
+        handle.waits_for, handle.assignment, handle.deadline = None, None, None
+        try:
+            result = ray.get(ref)
+        except ray.exceptions.RayTaskError as error:  # the job could not even be unpickled, or its result not pickled
+            result = Failure(type(error.cause).__name__, str(error.cause))
+        except ray.exceptions.RayError as error:
+            self._revive(handle, error)
+            return None if assignment is None else feed.lost(assignment, _first_line(error))
+        if assignment is None:
+            self._any_ready = True
+            self._failed_starts = 0
+            return None
+        return assignment.job.id, result
+
+    def _drop(self, handle: Handle) -> None:
+        """Ray cannot interrupt an actor's call, but restart the actor."""
+        ray.kill(handle.actor, no_restart=False)
+        handle.assignment, handle.deadline = None, None
+        handle.waits_for = handle.actor.ready.remote()
+
+    def _revive(self, handle: Handle, error: ray.exceptions.RayError) -> None:
+        """Wait for Ray to restart the actor; put a new one in its place when it will not."""
+        if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
+            raise AutopruneError(
+                f"a Ray worker cannot load what it is to work on: {_last_line(error)}. What it needs must be "
+                "importable on every machine of the cluster."
+            ) from error
+        self._failed_starts += 1
+        if self._failed_starts > MAX_FAILED_STARTS * self._settings.workers:
+            raise AutopruneError(f"Ray workers do not start: {_first_line(error)}") from error
+        if isinstance(error, ray.exceptions.ActorDiedError):
+            self._handles[self._handles.index(handle)] = self._new_handle()
+        else:
+            handle.waits_for = handle.actor.ready.remote()
+
+    def _new_handle(self) -> Handle:
+        remote: Any = ray.remote(Actor)
+        actor = remote.options(
+            num_cpus=self._settings.cpus_per_worker,
+            num_gpus=self._settings.gpus_per_worker,
+            max_restarts=-1,
+            max_task_retries=0,
+        ).remote((self._context,), self._settings.threads)
+        return Handle(actor, actor.ready.remote())
+
+
+def _stored(context: Any) -> Any:
+    """The context in the object store.
+
+    Raises:
+        InputError: it cannot be pickled.
+    """
+    try:
+        return ray.put(context)
+    except (TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"executor: expected something Ray workers can be sent, got {error}.") from error
+
+
+def _connect(settings: ExecutorSettings) -> bool:
+    """Connect to Ray; True when one was started here.
+
+    Raises:
+        InputError: nothing answers at the address.
+    """
+    if ray.is_initialized():
+        return False
+    address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
+    if address != "local":
+        try:
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+        except (ConnectionError, ValueError) as error:
+            raise InputError(
+                f"executor: expected a Ray cluster at '{address}', got {error}. `ray start --head` starts one; without "
+                "an address, one is started for this run."
+            ) from error
+        return True
+    with _on_this_machine_only():
+        ray.init(
+            address="local",
+            num_cpus=max(1, round(settings.workers * settings.cpus_per_worker)),
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+    return True
+
+
+@contextmanager
+def _on_this_machine_only() -> Iterator[None]:
+    """Ray's servers listen on all interfaces on Linux; as on other systems, a Ray for one machine needs only loopback.
+
+    Ray reads the variable once, at import, in every one of its processes; the driver may have imported it long ago.
+    """
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, enabled = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name] = "0"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().rsplit("\n", 1)[-1].strip()

@@ -1,0 +1,253 @@
+"""The contract of executors, run against this process, worker processes and Ray; then what only some of them can do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.search.executors import Executor, ExecutorSettings, Job, open_executor
+from tests.search.synthetic import Bench, TorchBench
+
+ELSEWHERE = ["processes", pytest.param("ray", marks=pytest.mark.ray)]
+EVERYWHERE = ["inside", *ELSEWHERE]
+SETTINGS = {
+    "inside": ExecutorSettings("local", workers=1),
+    "processes": ExecutorSettings("local", workers=2),
+    "ray": ExecutorSettings("ray", workers=1),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("marks")
+
+
+@pytest.fixture(scope="module")
+def executor(request: pytest.FixtureRequest, folder: Path) -> Iterator[Executor]:
+    with open_executor(Bench(folder), SETTINGS[request.param]) as opened:
+        yield opened
+
+
+def plain(bench: Bench, value: int) -> int:
+    return bench.square(value)
+
+
+def answers(executor: Executor, *jobs: Job) -> dict[int, Any]:
+    return dict(executor.run(jobs))
+
+
+@pytest.mark.parametrize("executor", EVERYWHERE, indirect=True)
+class TestContract:
+    def test_every_job_is_answered_once(self, executor: Executor) -> None:
+        got = list(executor.run(Job(i, Bench.square, (i,)) for i in range(20)))
+        assert sorted(got) == [(i, i * i) for i in range(20)]
+
+    def test_no_jobs(self, executor: Executor) -> None:
+        assert list(executor.run(iter(()))) == []
+
+    def test_an_exception_is_a_failure(self, executor: Executor) -> None:
+        failure = answers(executor, Job(7, Bench.fail, ("no such layer",)))[7]
+        assert isinstance(failure, Failure)
+        assert (failure.kind, failure.message) == ("ValueError", "no such layer")
+        assert "synthetic.py" in failure.hint
+
+    def test_jobs_are_read_lazily(self, executor: Executor) -> None:
+        taken = []
+
+        def jobs() -> Iterator[Job]:
+            for i in range(100):
+                taken.append(i)
+                yield Job(i, Bench.square, (i,))
+
+        running = executor.run(jobs())
+        next(running)
+        assert len(taken) <= 4  # one in hand a worker, and one that took the place of the answered
+        running.close()  # type: ignore[attr-defined]
+
+    def test_it_can_be_left_early_and_used_again(self, executor: Executor) -> None:
+        running = executor.run(Job(i, Bench.square, (i,)) for i in range(5))
+        next(running)
+        running.close()  # type: ignore[attr-defined]
+        assert answers(executor, Job(3, Bench.square, (3,))) == {3: 9}
+
+    def test_plain_functions_are_jobs_too(self, executor: Executor) -> None:
+        assert answers(executor, Job(0, plain, (2,))) == {0: 4}
+
+
+@pytest.mark.parametrize("executor", ELSEWHERE, indirect=True)
+class TestElsewhere:
+    def test_the_context_is_built_once_a_worker(self, executor: Executor) -> None:
+        seen = answers(executor, *[Job(i, Bench.where) for i in range(6)])
+        assert os.getpid() not in {pid for pid, _ in seen.values()}
+        assert {unpickled for _, unpickled in seen.values()} == {1}
+
+    def test_a_worker_that_dies_costs_one_retry(self, executor: Executor) -> None:
+        name = f"once-{os.getpid()}-{time.monotonic_ns()}"
+        got = answers(executor, Job(0, Bench.die, (name, 1)), Job(1, Bench.square, (4,)))
+        assert got == {0: name, 1: 16}
+
+    def test_a_job_that_kills_twice_is_a_failure(self, executor: Executor) -> None:
+        name = f"twice-{os.getpid()}-{time.monotonic_ns()}"
+        got = answers(executor, Job(0, Bench.die, (name, 9)), Job(1, Bench.square, (5,)))
+        assert got[1] == 25
+        assert isinstance(got[0], Failure)
+        assert got[0].kind == "worker died"
+        assert "tried 2 times" in got[0].message
+        assert answers(executor, Job(2, Bench.square, (6,))) == {2: 36}
+
+
+@pytest.mark.parametrize("kind", EVERYWHERE)
+def test_threads_are_fixed(kind: str) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with open_executor(TorchBench(), SETTINGS[kind]) as executor:
+            assert answers(executor, Job(0, TorchBench.threads)) == {0: 1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_an_overdue_job_is_a_failure(tmp_path: Path) -> None:
+    with open_executor(Bench(tmp_path), ExecutorSettings("local", workers=2, timeout_s=0.5)) as executor:
+        got = answers(executor, Job(0, Bench.nap, (60.0,)), Job(1, Bench.square, (2,)))
+    assert got[1] == 4
+    assert isinstance(got[0], Failure)
+    assert "no answer within 0.5 s" in got[0].message
+
+
+def test_a_result_that_cannot_be_sent() -> None:
+    with open_executor(Bench(), SETTINGS["processes"]) as executor:
+        failure = answers(executor, Job(0, Bench.unpicklable))[0]
+    assert isinstance(failure, Failure)
+    assert failure.kind == "result cannot be pickled"
+
+
+def test_closing_ends_the_processes() -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    with open_executor(Bench(), SETTINGS["processes"]) as executor:
+        pids = {pid for pid, _ in answers(executor, *[Job(i, Bench.where) for i in range(4)]).values()}
+        assert pids
+        assert not pids & before
+    assert not any(psutil.pid_exists(pid) for pid in pids)
+    executor.close()
+
+
+def test_a_context_that_cannot_be_sent() -> None:
+    with pytest.raises(InputError, match="no lambdas"):
+        open_executor(lambda: None, SETTINGS["processes"])
+
+
+def test_a_job_that_cannot_be_sent() -> None:
+    with open_executor(Bench(), SETTINGS["processes"]) as executor, pytest.raises(InputError, match="job 0"):
+        list(executor.run([Job(0, Bench.square, (lambda: None,))]))
+
+
+class Broken:
+    """Unpickles nowhere."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        raise ImportError("no module named 'elsewhere'")
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"x": 1}
+
+
+def test_a_context_that_does_not_load_is_named() -> None:
+    with open_executor(Broken(), SETTINGS["processes"]) as executor, pytest.raises(AutopruneError, match="elsewhere"):
+        list(executor.run([Job(0, Bench.square, (1,))]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"workers": 0}, "workers >= 1"),
+        ({"threads": 0}, "threads >= 1"),
+        ({"gpus_per_worker": -1.0}, "gpus_per_worker >= 0"),
+        ({"timeout_s": 0.0}, "timeout_s above 0"),
+    ],
+)
+def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ExecutorSettings(**change)
+
+
+def test_unknown_kind_lists_the_known() -> None:
+    with pytest.raises(InputError, match=r"unknown executor 'locl'\. Did you mean 'local'\? Known: .*local, ray"):
+        open_executor(Bench(), ExecutorSettings("locl"))
+
+
+DRIVER = """
+import sys, time
+from tests.search.synthetic import Bench
+from autoprune.search.executors import ExecutorSettings, Job, open_executor
+if __name__ == "__main__":
+    executor = open_executor(Bench(), ExecutorSettings("local", workers=2))
+    list(executor.run([Job(0, Bench.where), Job(1, Bench.where)]))
+    print("ready", flush=True)
+    list(executor.run([Job(i, Bench.nap, (600.0,)) for i in range(2)]))
+"""
+
+
+def test_workers_leave_with_a_driver_that_is_killed(tmp_path: Path) -> None:
+    script = tmp_path / "driver.py"
+    script.write_text(DRIVER)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, env=environment) as driver:
+        assert driver.stdout is not None
+        assert driver.stdout.readline() == b"ready\n"
+        workers = psutil.Process(driver.pid).children(recursive=True)
+        assert len(workers) >= 2
+        driver.send_signal(signal.SIGKILL)
+    _gone, alive = psutil.wait_procs(workers, timeout=10)
+    assert not alive
+
+
+@pytest.mark.ray
+def test_ray_listens_on_this_machine_only_and_is_shut_down() -> None:
+    import ray
+
+    assert not ray.is_initialized()
+    with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
+        list(executor.run([Job(0, Bench.where)]))
+        raylets = [p for p in psutil.process_iter(["name"]) if p.info["name"] in ("raylet", "gcs_server")]
+        mine = [p for p in raylets if psutil.Process().pid in {parent.pid for parent in p.parents()}]
+        listening = [c.laddr.ip for p in mine for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert listening
+        assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert not ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_a_ray_that_runs_already_is_used_and_left_running() -> None:
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    try:
+        with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
+            assert answers(executor, Job(0, Bench.square, (3,))) == {0: 9}
+        assert ray.is_initialized()
+        broken = open_executor(Broken(), ExecutorSettings("ray", workers=1))
+        with broken, pytest.raises(AutopruneError, match="elsewhere"):
+            answers(broken, Job(0, Bench.square, (3,)))
+    finally:
+        ray.shutdown()
+
+
+@pytest.mark.ray
+def test_no_ray_at_the_address() -> None:
+    with pytest.raises(InputError, match=r"expected a Ray cluster at '127\.0\.0\.1:1'"):
+        open_executor(Bench(), ExecutorSettings("ray", address="127.0.0.1:1"))
