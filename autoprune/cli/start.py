@@ -30,6 +30,6 @@ def search_with(config: Config, folder: Path, progress: Any = None) -> Front:
         seed=config.search.seed,
         finetune=config.finetune.model_dump(),
         executor=config.executor.model_dump(),
-        run=config.run,
+        run=config.run or "runs/search",
         progress=progress,
     )
