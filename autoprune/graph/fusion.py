@@ -13,8 +13,8 @@ from typing import Any
 
 from autoprune.graph.dimension import Batch, Constant, Dimension, Widths, size
 from autoprune.graph.kernel import Kernel
-from autoprune.graph.program import Operation, Program, Size, Value
-from autoprune.graph.slot_text import slot_text
+from autoprune.graph.program import Operation, Program, Ref, Size, Value
+from autoprune.graph.slot_text import folded_norm, slot_text
 
 CONVOLUTIONS = frozenset(
     f"aten.{name}"
@@ -35,6 +35,7 @@ _VIEWS = ("view.default", "reshape.default", "_unsafe_view.default", "flatten.us
 VIEWS = frozenset(
     f"aten.{name}" for name in (*_VIEWS, "squeeze.default", "squeeze.dim", "squeeze.dims", "unsqueeze.default")
 )
+_ENDLESS = (1 << 63) - 1
 _BATCH = re.compile(r"\bn\b")
 _BYTES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 
@@ -77,6 +78,7 @@ class KernelSlot:
     signature: str
     dimensions: tuple[Dimension, ...]
     _program: Program
+    _folded: frozenset[str]  # norms that are part of a convolution's weights when deployed
 
     def family(self, batch: int = 1) -> str:
         """The family's text at a batch size."""
@@ -92,7 +94,8 @@ class KernelSlot:
         total: Any = 0
         by_name = {operation.name: operation for operation in self._program.operations}
         for name in self.operations:
-            total = total + _operation_flops(self._program, by_name[name], widths)
+            if name not in self._folded:
+                total = total + _operation_flops(self._program, by_name[name], widths)
         return total
 
     def bytes(self, widths: Widths) -> Any:
@@ -185,7 +188,15 @@ def _is_tensor(program: Program, operation: Operation) -> bool:
 
 
 def _is_identity(operation: Operation) -> bool:
-    return operation.target in IDENTITIES and bool(operation.refs())
+    return bool(operation.refs()) and (operation.target in IDENTITIES or is_whole_slice(operation))
+
+
+def is_whole_slice(operation: Operation) -> bool:
+    """Whether it is a slice that takes everything, as `x[:, None]` leaves behind."""
+    if operation.target != "aten.slice.Tensor":
+        return False
+    start, end, step = (operation.argument(2, "start"), operation.argument(3, "end"), operation.argument(4, "step", 1))
+    return start in (None, 0) and (end is None or (isinstance(end, int) and end >= _ENDLESS)) and step == 1
 
 
 def _fuse_into(
@@ -216,7 +227,14 @@ def _fuse_into(
 def _slot(program: Program, draft: _Draft, alias: dict[str, str]) -> KernelSlot:
     fixed = set(program.parameters) | set(program.buffers)
     inside = {name for operation in draft.operations for name in operation.results}
-    read = [alias.get(name, name) for operation in draft.operations for name in operation.refs()]
+    folded = folded_norm(draft.operations)
+    read = [alias.get(name, name) for op in draft.operations if op is not folded for name in op.refs()]
+    if (
+        folded is not None
+        and isinstance(folded.argument(2, "bias"), Ref)
+        and not draft.operations[0].argument(2, "bias")
+    ):
+        read.append(folded.argument(2, "bias").name)
     outputs = draft.operations[-1].results
     operator = operator_class(program, draft.operations[0])
     signature, dimensions = slot_text(program, draft.operations, alias, operator)
@@ -225,11 +243,12 @@ def _slot(program: Program, draft: _Draft, alias: dict[str, str]) -> KernelSlot:
         operator=operator,
         operations=tuple(operation.name for operation in draft.operations),
         inputs=tuple(dict.fromkeys(name for name in read if name not in inside and name not in fixed)),
-        parameters=tuple(dict.fromkeys(name for name in read if name in fixed)),
+        parameters=tuple(dict.fromkeys(name for name in read if name in fixed)),  # a folded norm leaves its shift
         outputs=tuple(outputs),
         signature=signature,
         dimensions=dimensions,
         _program=program,
+        _folded=frozenset() if folded is None else frozenset((folded.name,)),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from autoprune.graph.fusion import is_whole_slice
 from autoprune.graph.onnx_context import Context, UnsupportedOperator
 from autoprune.graph.program import Operation, Ref
 
@@ -383,6 +384,9 @@ def _concatenate(context: Context, operation: Operation) -> None:
 def _slice(context: Context, operation: Operation) -> None:
     axis, step = context.integer(operation.argument(1, "dim", 0)), context.integer(operation.argument(4, "step", 1))
     start, end = operation.argument(2, "start"), operation.argument(3, "end")
+    if is_whole_slice(operation):
+        _identity(context, operation)
+        return
     first = 0 if start is None else context.integer(start)
     last = np.iinfo(np.int64).max if end is None else context.integer(end)
     bounds = [context.constant([number]) for number in (first, last, axis, step)]

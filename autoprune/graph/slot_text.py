@@ -22,9 +22,9 @@ def slot_text(
     """The family's signature (batch still `n`) and the dimensions its widths stand for."""
     writer = _Writer(program, alias)
     chain = list(operations)
-    folded = operator in _CONV_LIKE and len(chain) > 1 and chain[1].target == BATCH_NORM
+    folded = folded_norm(chain)
     if operator in _CONV_LIKE:
-        writer.convolution(chain[0], chain[1] if folded else None, operator)
+        writer.convolution(chain[0], folded, operator)
     elif operator == "linear" and chain[0].target == "aten.linear.default":
         writer.linear(chain[0])
     elif operator == "concat":
@@ -37,6 +37,13 @@ def slot_text(
 
 
 _CONV_LIKE = frozenset(("conv", "pointwise", "depthwise", "grouped"))
+
+
+def folded_norm(operations: Sequence[Operation]) -> Operation | None:
+    """The batch norm right behind a convolution, which runtimes fold into its weights."""
+    convolution = operations[0].target.startswith("aten.conv") and "transpose" not in operations[0].target
+    found = convolution and len(operations) > 1 and operations[1].target == BATCH_NORM
+    return operations[1] if found else None
 
 
 class _Writer:

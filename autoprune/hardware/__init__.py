@@ -15,8 +15,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.hardware.cost import Cost
-    from autoprune.hardware.latency import LatencyTable, predict_cost
+    from autoprune.hardware.cost import Cost, predict_cost
+    from autoprune.hardware.latency import LatencyTable
     from autoprune.hardware.measure import Measurement, measure_models, measure_module
     from autoprune.hardware.memory import peak_memory_bytes
     from autoprune.hardware.profile import HardwareProfile, list_profiles, load_profile
@@ -42,7 +42,7 @@ _HOMES = {
     "list_profiles": "profile",
     "LatencyTable": "latency",
     "Cost": "cost",
-    "predict_cost": "latency",
+    "predict_cost": "cost",
     "peak_memory_bytes": "memory",
     "profile_graph": "profiling",
     "Measurement": "measure",

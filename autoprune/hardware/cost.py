@@ -12,6 +12,7 @@ from autoprune.graph.dimension import Batch
 from autoprune.graph.fusion import value_bytes
 from autoprune.graph.program import Program
 from autoprune.hardware.memory import peak_memory_bytes
+from autoprune.hardware.profile import HardwareProfile, load_profile
 
 if TYPE_CHECKING:
     from autoprune.hardware.latency import LatencyTable
@@ -90,3 +91,20 @@ def table_cost(table: LatencyTable, policy: Mapping[str, int]) -> Cost:
         energy_uj=None,
         shares={kind: float(share[0]) for kind, share in table.shares(row).items()},
     )
+
+
+def predict_cost(graph: Graph, policy: Mapping[str, int], profile: str | HardwareProfile) -> Cost:
+    """What a policy costs on a profile.
+
+    Args:
+        graph: the traced model.
+        policy: kept units by group; groups not named are dense.
+        profile: a profile, or its name or path.
+
+    Raises:
+        InputError: an unknown profile, an unknown group or a width outside it.
+    """
+    from autoprune.hardware.latency import LatencyTable  # it takes `Cost` from here
+
+    loaded = profile if isinstance(profile, HardwareProfile) else load_profile(profile)
+    return LatencyTable(loaded, graph).cost(policy)

@@ -16,7 +16,7 @@ from autoprune.hardware.cost import Cost, Graph, table_cost
 from autoprune.hardware.estimate import Roofline
 from autoprune.hardware.interpolation import ESTIMATED, MEASURED, FamilyTable, Floats, Integers
 from autoprune.hardware.kernel_table import KernelRow
-from autoprune.hardware.profile import PERCENTILES, HardwareProfile, load_profile
+from autoprune.hardware.profile import PERCENTILES, HardwareProfile
 
 KINDS = ("measured", "interpolated", "estimated")
 MAX_CACHE = 1 << 22  # widths of one family that are kept in a flat array
@@ -249,18 +249,3 @@ def _tail_ratios(rows: tuple[KernelRow, ...]) -> dict[str, float]:
     usable = [row for row in rows if row.p50_us > 0]
     ratios = {p: [getattr(row, f"{p}_us") / row.p50_us for row in usable] for p in PERCENTILES}
     return {percentile: float(np.median(values)) if values else 1.0 for percentile, values in ratios.items()}
-
-
-def predict_cost(graph: Graph, policy: Mapping[str, int], profile: str | HardwareProfile) -> Cost:
-    """What a policy costs on a profile.
-
-    Args:
-        graph: the traced model.
-        policy: kept units by group; groups not named are dense.
-        profile: a profile, or its name or path.
-
-    Raises:
-        InputError: an unknown profile, an unknown group or a width outside it.
-    """
-    loaded = profile if isinstance(profile, HardwareProfile) else load_profile(profile)
-    return LatencyTable(loaded, graph).cost(policy)
