@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from autoprune.artifacts.front import Front, Member
     from autoprune.hardware.profile import HardwareProfile
 
-if TYPE_CHECKING:
-    pass
 
 Progress = Callable[[str, int, int], None]
 
