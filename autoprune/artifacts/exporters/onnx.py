@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,17 +50,17 @@ class OnnxExporter:
 
 
 def _export_by_torch(module: TracedModule, inputs: Tensors, path: Path) -> None:
-    args, kwargs, shapes = dynamic_call(module, inputs)
-    program = torch.onnx.export(
-        module,
-        args,
-        kwargs=kwargs,
-        dynamo=True,
-        dynamic_shapes=shapes,
-        external_data=False,
-        verbose=False,
-        optimize=True,
-    )
+    call = dynamic_call(module, inputs)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it lists every optional package that is not installed
+    try:
+        program = torch.onnx.export(
+            call.module, call.args, kwargs=call.kwargs, dynamo=True, dynamic_shapes=call.shapes, external_data=False,
+            verbose=False, optimize=True,
+        )  # fmt: skip
+    finally:
+        logger.setLevel(level)
     if program is None:
         raise ValueError("torch.onnx.export gave nothing")
     program.save(path, external_data=False)

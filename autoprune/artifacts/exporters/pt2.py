@@ -7,12 +7,16 @@ save the one it has written a moment before.
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from autoprune.artifacts.exporters.base import Tensors
 from autoprune.artifacts.exporters.parity import batch_axes, flat_outputs
@@ -27,8 +31,8 @@ class Pt2Exporter:
 
     def export(self, module: TracedModule, inputs: Tensors, path: Path) -> str:
         """See `Exporter.export`."""
-        args, kwargs, shapes = dynamic_call(module, inputs)
-        exported = torch.export.export(module, args, kwargs, dynamic_shapes=shapes, strict=False)
+        call = dynamic_call(module, inputs)
+        exported = torch.export.export(call.module, call.args, call.kwargs, dynamic_shapes=call.shapes, strict=False)
         torch.export.save(exported, path)
         return ""
 
@@ -43,15 +47,40 @@ class Pt2Exporter:
         return results
 
 
-def dynamic_call(module: TracedModule, inputs: Tensors) -> tuple[Tensors, dict[str, torch.Tensor], dict[str, Any]]:
-    """Arguments for `torch.export.export`: positional, by keyword, and the shapes that leave the batch free."""
+@dataclass(frozen=True, eq=False)
+class DynamicCall:
+    """What `torch.export.export` is told: module, arguments and the dimensions that stay free."""
+
+    module: nn.Module
+    args: Tensors
+    kwargs: dict[str, torch.Tensor]
+    shapes: dict[str, Any]
+
+
+def dynamic_call(module: TracedModule, inputs: Tensors) -> DynamicCall:
+    """The module called as the user's model is, under the user's names, its batch free."""
     axes = batch_axes(module.program)
     batch = torch.export.Dim("batch", min=1)
-    shapes = tuple({axes[name]: batch} if name in axes else None for name in module.program.inputs)
     args, kwargs = _call(module, inputs)
-    if kwargs:
-        return args, kwargs, {"kwargs": dict(zip(kwargs, shapes, strict=True))}
-    return args, kwargs, {"args": shapes}
+    names = list(kwargs) or [
+        name if name.isidentifier() else f"input_{i}" for i, name in enumerate(module.program.inputs)
+    ]
+    free = [{axes[name]: batch} if name in axes else None for name in module.program.inputs]
+    return DynamicCall(_signed(module, names), args, kwargs, dict(zip(names, free, strict=True)))
+
+
+def _signed(module: TracedModule, names: Sequence[str]) -> nn.Module:
+    """The same module with a `forward` of named parameters: torch.export (2.13) loses dynamic shapes in `**kwargs`."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return module.forward(*args, **kwargs)
+
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    signature = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    signed = copy.copy(module)
+    signed.forward = forward  # type: ignore[method-assign]
+    return signed
 
 
 def _call(module: TracedModule, inputs: Tensors) -> tuple[Tensors, dict[str, torch.Tensor]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from autoprune.artifacts.report import tables
 from autoprune.artifacts.report.budget import start_us
 from autoprune.artifacts.report.data import ReportData, View, load_report_data
 from autoprune.artifacts.report.figures import escape, front_figure, prediction_figure, provenance_figure, widths_figure
+from autoprune.core.errors import AutopruneError
 from autoprune.core.files import write_text
 
 # Nothing may be loaded from anywhere, whatever stands in the page.
@@ -152,6 +154,9 @@ def _resource(name: str) -> str:
 
 @cache
 def _plotly() -> str:
-    # Read as a file: importing plotly takes longer than writing the report.
-    text = files("plotly").joinpath("package_data", "plotly.min.js").read_text(encoding="utf-8")
+    # Found and read as a file: importing plotly takes longer than writing the report.
+    spec = find_spec("plotly")
+    if spec is None or spec.origin is None:
+        raise AutopruneError("report: expected the package plotly, got none. Install it: pip install plotly")
+    text = Path(spec.origin).with_name("package_data").joinpath("plotly.min.js").read_text(encoding="utf-8")
     return text.replace("</script", "<\\/script")
