@@ -16,16 +16,15 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.errors import InputError
-from autoprune.pareto.dominance import non_dominated
+from autoprune.core.errors import AutopruneError, InputError
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 CostOf: TypeAlias = Callable[[Integers], Floats]  # choices (n, n_variables) -> cost (n,)
 
 MAX_FRONT = 4096  # partial solutions kept after each variable in the separable case
-COUPLED_FRONT = 384  # the same where the cost is only a linearisation
-MAX_PAIRS = 4096  # pair moves tried around one solution
+COUPLED_FRONT = 256  # the same where the cost is only a linearisation
+MAX_PAIRS = 1024  # pair moves tried around one solution
 
 
 def allocate(
@@ -45,12 +44,15 @@ def allocate(
 
     Raises:
         InputError: no variables, or fewer than one point.
+        AutopruneError: no choice has a finite damage and cost.
     """
     tables = _tables(damage)
     if points < 1:
         raise InputError(f"allocate: expected at least 1 point, got {points}.")
     archive = _Archive(tables, cost)
     archive.add(_ladder(tables, points))
+    if not len(archive.choices):
+        raise AutopruneError("allocate: expected finite damages and costs, got none. Check the profile's latencies.")
     for _ in range(iterations):
         before = archive.signature()
         bases = archive.spread(points)
@@ -146,17 +148,15 @@ class _Archive:
 
     def flush(self) -> None:
         """Cost what is pending and keep what nothing dominates."""
-        fresh = np.unique(np.concatenate(self._pending), axis=0)
+        fresh = _distinct(np.concatenate(self._pending))
         self._pending = []
-        damage = sum((table[fresh[:, v]] for v, table in enumerate(self._damage)), np.zeros(len(fresh)))
-        values = np.stack([damage, np.asarray(self._cost(fresh), dtype=np.float64)], axis=1)
-        sound = np.isfinite(values).all(axis=1)
-        choices = np.concatenate([self.choices, fresh[sound]])
-        values = np.concatenate([self.values, values[sound]])
-        _, first = np.unique(values, axis=0, return_index=True)  # one choice for each point
-        first = first[non_dominated(values[first])]
-        order = first[np.argsort(values[first, 1], kind="stable")]
-        self.choices, self.values = choices[order], values[order]
+        damage = np.zeros(len(fresh))
+        for variable, table in enumerate(self._damage):
+            damage += table[fresh[:, variable]]
+        choices = np.concatenate([self.choices, fresh])
+        values = np.concatenate([self.values, np.stack([damage, np.asarray(self._cost(fresh))], axis=1)])
+        kept = _front(values[:, 0], values[:, 1], len(values))
+        self.choices, self.values = choices[kept], values[kept]
 
     def signature(self) -> bytes:
         """Changes when, and only when, the front does."""
@@ -188,6 +188,14 @@ def _tables(tables: Sequence[npt.ArrayLike]) -> list[Floats]:
     if not found or any(table.ndim != 1 or not table.size for table in found):
         raise InputError("allocate: expected at least one variable, each with at least one level.")
     return found
+
+
+def _distinct(choices: Integers) -> Integers:
+    """The rows, each once, told apart by a random 64-bit sum (a collision only loses one candidate)."""
+    factors = np.random.default_rng(0).integers(1, 2**62, choices.shape[1], dtype=np.int64) * 2 + 1
+    sums: Integers = (choices * factors[None, :]).sum(axis=1)  # wraps around: meant
+    _, first = np.unique(sums, return_index=True)
+    return np.asarray(choices[np.sort(first)])
 
 
 def _front(damage: Floats, cost: Floats, limit: int) -> Integers:
@@ -224,7 +232,7 @@ def _ladder(damage: Sequence[Floats], points: int) -> Integers:
     return np.unique(np.round(steps[:, None] * tops[None, :]).astype(np.int64), axis=0)
 
 
-def _polish(archive: _Archive, points: int, rng: np.random.Generator, rounds: int = 4) -> None:
+def _polish(archive: _Archive, points: int, rng: np.random.Generator, rounds: int = 3) -> None:
     """Local search from points along the front: every single move, and one variable narrower while another is wider."""
     for _ in range(rounds):
         before = archive.signature()

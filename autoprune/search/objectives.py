@@ -167,14 +167,16 @@ class Costs:
         graph: the traced model.
         space: whose choices are asked about.
         tables: profile name -> its latency table for this graph.
-        batch: what MACs and peak memory are counted at: the profiles' batch.
+        batch: what MACs and peak memory are counted at; the largest of the tables' profiles where None.
     """
 
-    def __init__(self, graph: DependencyGraph, space: SearchSpace, tables: Mapping[str, Table], batch: int = 1) -> None:
+    def __init__(
+        self, graph: DependencyGraph, space: SearchSpace, tables: Mapping[str, Table], batch: int | None = None
+    ) -> None:
         self.graph = graph
         self.space = space
         self.tables = dict(tables)
-        self.batch = batch
+        self.batch = batch or max((_batch_of(table) for table in self.tables.values()), default=1)
         self._slots = kernel_slots(graph.program)
 
     def values(self, objectives: Sequence[Objective], choices: npt.ArrayLike) -> Floats:
@@ -261,10 +263,11 @@ def check_reachable(costs: Costs, bounds: Sequence[Bound]) -> None:
     for bound in checked:
         value = nearest_reachable(costs, bound)
         if bound.violation(np.array([value]))[0] > 0.0:
+            wider = ", or let the space go narrower (`minimum`, `freeze`)" if bound.constraint.op[0] == "<" else ""
             raise InputError(
                 f"constraint '{bound}': no policy of search space '{costs.space.name}' meets it; the nearest reachable "
-                f"{bound.objective.name} is {format_quantity(bound.objective.name, value)}. Relax the constraint, or "
-                "let the space be narrower (`minimum`, `freeze`)."
+                f"{bound.objective.name} is {format_quantity(bound.objective.name, value)}. Relax the constraint"
+                f"{wider}."
             )
     if len(checked) > 1:
         _check_together(costs, checked)
@@ -313,6 +316,10 @@ def _descend(
         if best >= before:
             break
     return tuple(int(level) for level in choice), best
+
+
+def _batch_of(table: Table) -> int:
+    return int(getattr(getattr(table, "profile", None), "batch", 1))
 
 
 def _floats(values: npt.ArrayLike) -> Floats:

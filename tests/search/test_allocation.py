@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import AutopruneError, InputError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.pareto.hypervolume import hypervolume
 from autoprune.search.allocation import CostOf, allocate, allocate_separable, linearised, single_moves
@@ -150,3 +150,8 @@ def test_refuses_tables_that_do_not_fit(damage: list[list[float]], cost: list[li
 def test_refuses_no_points() -> None:
     with pytest.raises(InputError, match="at least 1 point"):
         allocate([[1.0, 0.0]], lambda choices: choices[:, 0].astype(np.float64), points=0)
+
+
+def test_refuses_costs_that_are_no_numbers() -> None:
+    with pytest.raises(AutopruneError, match="expected finite damages and costs"):
+        allocate([[1.0, 0.0]], lambda choices: np.full(len(choices), np.nan))
