@@ -308,9 +308,10 @@ def test_an_unwritable_folder_is_named(run: Path, graph: DependencyGraph) -> Non
         write_run(run, graph, RunRecord(profiles=("cpu",)))
 
 
-def test_a_folder_in_the_way_is_named(run: Path, graph: DependencyGraph) -> None:
-    (run / "members" / "half.csv").write_text("")
+def test_a_file_in_the_way_is_named(run: Path, graph: DependencyGraph) -> None:
     blocked = run / "run.json"
+    with pytest.raises(InputError, match=r"cannot write .*Choose a folder you may write to"):
+        write_run(blocked, graph, RunRecord())
     with pytest.raises(InputError, match="cannot write"):
         load_front(run).select().export(blocked / "out", ["safetensors"])
 

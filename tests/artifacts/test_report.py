@@ -20,7 +20,7 @@ from autoprune.artifacts.report.budget import fastest_within, staircase
 from autoprune.artifacts.report.data import load_report_data
 from autoprune.artifacts.report.page import script_json
 from autoprune.artifacts.report.statistics import kendall_tau, mean_relative_error
-from autoprune.artifacts.table import write_table
+from autoprune.artifacts.table import Row, write_table
 from autoprune.core.errors import InputError
 from tests.artifacts.samples import write_sample
 
@@ -131,7 +131,7 @@ def test_script_json_cannot_close_its_tag(data: object) -> None:
 def test_without_trials_measurements_recipes_or_dense(tmp_path: Path) -> None:
     run = tmp_path / "bare"
     RunRecord(name="bare", metrics=("loss",), minimize=("loss",), objectives=("loss", "latency_p50")).write(run / RUN)
-    rows = [{"member": f"m{i}", "loss": 1.0 / (i + 1), "latency_p50_us": 10.0 * (i + 1)} for i in range(3)]
+    rows: list[Row] = [{"member": f"m{i}", "loss": 1.0 / (i + 1), "latency_p50_us": 10.0 * (i + 1)} for i in range(3)]
     write_table(run / FRONT, rows, ("loss",))
     page = page_of(run)
     assert "lower is better" in json.dumps(payload(page))

@@ -62,10 +62,9 @@ def dynamic_call(module: TracedModule, inputs: Tensors) -> DynamicCall:
     axes = batch_axes(module.program)
     batch = torch.export.Dim("batch", min=1)
     args, kwargs = _call(module, inputs)
-    names = list(kwargs) or [
-        name if name.isidentifier() else f"input_{i}" for i, name in enumerate(module.program.inputs)
-    ]
-    free = [{axes[name]: batch} if name in axes else None for name in module.program.inputs]
+    inner = module.program.inputs
+    names = list(kwargs) or [name if name.isidentifier() else f"input_{index}" for index, name in enumerate(inner)]
+    free = [{axes[name]: batch} if name in axes else None for name in inner]
     return DynamicCall(_signed(module, names), args, kwargs, dict(zip(names, free, strict=True)))
 
 
