@@ -194,7 +194,7 @@ def _distinct(choices: Integers) -> Integers:
     """The rows, each once, told apart by a random 64-bit sum (a collision only loses one candidate)."""
     factors = np.random.default_rng(0).integers(1, 2**62, choices.shape[1], dtype=np.int64) * 2 + 1
     sums: Integers = (choices * factors[None, :]).sum(axis=1)  # wraps around: meant
-    _, first = np.unique(sums, return_index=True)
+    first: Integers = np.unique(sums, return_index=True)[1]
     return np.asarray(choices[np.sort(first)])
 
 
