@@ -192,7 +192,7 @@ def _tables(tables: Sequence[npt.ArrayLike]) -> list[Floats]:
 
 def _distinct(choices: Integers) -> Integers:
     """The rows, each once, told apart by a random 64-bit sum (a collision only loses one candidate)."""
-    factors = np.random.default_rng(0).integers(1, 2**62, choices.shape[1], dtype=np.int64) * 2 + 1
+    factors = 2 * np.random.default_rng(0).integers(1, 2**62, choices.shape[1:], dtype=np.int64) + 1
     sums: Integers = (choices * factors[None, :]).sum(axis=1)  # wraps around: meant
     first: Integers = np.unique(sums, return_index=True)[1]
     return np.asarray(choices[np.sort(first)])
