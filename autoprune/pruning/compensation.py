@@ -17,7 +17,7 @@ from autoprune.graph.dimension import Indices, indices, units_of
 from autoprune.graph.policy import UnitOrder
 from autoprune.pruning.consumers import Consumer
 from autoprune.pruning.gram import Moments
-from autoprune.pruning.obs import LeastSquares, damped, prefix_reconstruction, reconstruction
+from autoprune.pruning.obs import LeastSquares, damped, damping_for, prefix_reconstruction, reconstruction
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,8 @@ class Compensation:
     @staticmethod
     def of(consumer: Consumer, moments: Moments) -> Compensation:
         """From moments, before orders are known."""
-        return Compensation(consumer, damped(moments.gram(centred=consumer.shift is not None)), moments.mean)
+        gram = moments.gram(centred=consumer.shift is not None)
+        return Compensation(consumer, damped(gram, damping_for(consumer.columns, moments.samples)), moments.mean)
 
     def regression(self, group: str, weight: Tensor) -> LeastSquares:
         """The consumer as one group's elimination sees it."""

@@ -30,10 +30,12 @@ class Moments:
     Attributes:
         second: E[x x^T], averaged over taps too.  # (blocks, columns, columns) float64
         mean: E[x] at each tap.  # (blocks, taps, columns) float64
+        samples: how many output positions of how many samples.
     """
 
     second: Tensor
     mean: Tensor
+    samples: int
 
     def gram(self, centred: bool) -> Tensor:
         """`second`, or the covariance where something behind the consumer takes up the means.  # as `second`"""
@@ -122,7 +124,7 @@ class _Sums:
                 "calibration: expected finite activations, got NaN or infinity at the input of "
                 f"'{self.consumer.module}'. Check that the batches are preprocessed as in training."
             )
-        return Moments((second + second.mT) / 2, (self._first / self.count).cpu())
+        return Moments((second + second.mT) / 2, (self._first / self.count).cpu(), self.count)
 
 
 def conv_taps(module: _ConvNd, spatial: Sequence[int]) -> tuple[list[list[slice]], int]:

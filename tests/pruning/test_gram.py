@@ -25,7 +25,7 @@ def patch_moments(x: Tensor, layer: nn.Conv2d) -> Moments:
     shaped = patches.reshape(x.shape[0], layer.groups, -1, taps, patches.shape[-1])
     count = x.shape[0] * patches.shape[-1]
     second = torch.einsum("nbcto,nbdto->bcd", shaped, shaped) / (count * taps)
-    return Moments(second, shaped.sum(dim=(0, 4)).transpose(1, 2) / count)
+    return Moments(second, shaped.sum(dim=(0, 4)).transpose(1, 2) / count, count)
 
 
 LAYERS = [
@@ -47,6 +47,7 @@ def test_convolution_moments_are_those_of_its_patches(layer: nn.Conv2d) -> None:
     expected = patch_moments(x, layer)
     torch.testing.assert_close(found.second, expected.second)
     torch.testing.assert_close(found.mean, expected.mean)
+    assert found.samples == expected.samples
 
 
 def test_same_padding_and_other_ranks() -> None:

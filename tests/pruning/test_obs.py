@@ -14,6 +14,7 @@ from autoprune.pruning.obs import (
     LeastSquares,
     complement,
     damped,
+    damping_for,
     elimination_order,
     prefix_reconstruction,
     reconstruction,
@@ -123,6 +124,30 @@ def test_reconstruction_is_lstsq_and_prefixes_agree(seed: int, columns: int, blo
     torch.testing.assert_close(prefix[:, torch.argsort(order[kept:])], matrix, rtol=1e-6, atol=1e-7)
 
 
+def test_damping_grows_as_samples_get_few() -> None:
+    assert [damping_for(100, samples) for samples in (10, 1000, 10**7)] == [1.0, 0.1, 1e-3]
+
+
+def test_shrinkage_generalises_where_samples_are_few() -> None:
+    """Columns as many as samples: without shrinkage the fit to the samples is exact and worthless."""
+    columns, samples = 80, 90
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(columns, columns, generator=generator, dtype=torch.float64)
+    mixing = torch.linalg.qr(noise).Q * torch.arange(1, columns + 1) ** -0.25
+    x, unseen = (torch.randn(n, columns, generator=generator, dtype=torch.float64) @ mixing.T for n in (samples, 2000))
+    rows = torch.randn(1, 5, columns, generator=generator, dtype=torch.float64)
+
+    def lost(damping: float) -> float:
+        gram = damped((x.T @ x / samples)[None], damping)
+        order = elimination_order([LeastSquares(gram, rows, np.arange(columns))], columns)
+        kept = torch.from_numpy(np.sort(order[:40]))
+        removed, matrix = reconstruction(gram, kept)
+        gap = (unseen[:, removed] - unseen[:, kept] @ matrix[0].T) @ rows[0][:, removed].T
+        return float(gap.square().sum() / (unseen @ rows[0].T).square().sum())
+
+    assert lost(damping_for(columns, samples)) < 0.7 * lost(1e-6)
+
+
 def test_damping_leaves_dense_and_dead_inputs_solvable() -> None:
-    dead = damped(torch.zeros(2, 3, 3, dtype=torch.float64))
+    dead = damped(torch.zeros(2, 3, 3, dtype=torch.float64), 1e-3)
     assert torch.equal(dead, torch.eye(3, dtype=torch.float64).expand(2, 3, 3))

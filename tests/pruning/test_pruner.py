@@ -22,6 +22,12 @@ from tests.pruning.models import MODELS, make
 Batches = list[tuple[Tensor, ...]]
 
 
+@pytest.fixture
+def exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shrinkage: solutions are those of plain least squares."""
+    monkeypatch.setattr("autoprune.pruning.compensation.damping_for", lambda columns, samples: 1e-9)
+
+
 def traced(name: str, seed: int = 0) -> tuple[nn.Module, DependencyGraph, Batches]:
     model, batches = make(name, seed)
     return model, trace(model, batches[0]), batches
@@ -70,6 +76,7 @@ def test_pruned_models_run_and_have_the_widths_asked_for(name: str, criterion: s
     assert sum(p.numel() for p in module.parameters()) == graph.parameter_count(module.widths)
 
 
+@pytest.mark.usefixtures("exact")
 def test_linear_consumer_is_brute_force_least_squares_with_bias() -> None:
     model, graph, batches = traced("chain")
     pruner = Pruner(graph, "obs", batches)
@@ -78,10 +85,11 @@ def test_linear_consumer_is_brute_force_least_squares_with_bias() -> None:
     x, y = inputs_of(model, "second", batches).numpy(), outputs(model, batches).numpy()
     fit = np.linalg.lstsq(np.c_[x[:, kept], np.ones(len(x))], y, rcond=None)[0]
     second = layer(pruner.slice({group: 4}), "second")
-    np.testing.assert_allclose(second.weight.detach().numpy(), fit[:-1].T, atol=2e-3)
-    np.testing.assert_allclose(second.bias.detach().numpy(), fit[-1], atol=2e-3)
+    np.testing.assert_allclose(second.weight.detach().numpy(), fit[:-1].T, atol=1e-5)
+    np.testing.assert_allclose(second.bias.detach().numpy(), fit[-1], atol=1e-5)
 
 
+@pytest.mark.usefixtures("exact")
 def test_obs_removes_the_unit_whose_loss_is_least_after_the_best_fit() -> None:
     model, graph, batches = traced("chain", seed=3)
     (group,) = graph.groups
@@ -94,6 +102,7 @@ def test_obs_removes_the_unit_whose_loss_is_least_after_the_best_fit() -> None:
     assert Pruner(graph, "obs", batches).orders[group].order[-1] == int(np.argmin([error(unit) for unit in range(10)]))
 
 
+@pytest.mark.usefixtures("exact")
 def test_concatenated_input_is_fitted_jointly() -> None:
     model, graph, batches = traced("concatenated")
     pruner = Pruner(graph, "obs", batches)
@@ -105,10 +114,11 @@ def test_concatenated_input_is_fitted_jointly() -> None:
     y = x @ weight[:, :, 0, 0].T + bias
     fit = np.linalg.lstsq(np.c_[x[:, kept], np.ones(len(x))], y, rcond=None)[0]
     merge = layer(pruner.slice(policy), "merge")
-    np.testing.assert_allclose(merge.weight.detach().numpy()[:, :, 0, 0], fit[:-1].T, atol=2e-3)
-    np.testing.assert_allclose(merge.bias.detach().numpy(), fit[-1], atol=2e-3)
+    np.testing.assert_allclose(merge.weight.detach().numpy()[:, :, 0, 0], fit[:-1].T, atol=1e-5)
+    np.testing.assert_allclose(merge.bias.detach().numpy(), fit[-1], atol=1e-5)
 
 
+@pytest.mark.usefixtures("exact")
 @pytest.mark.parametrize("pool_above", [2048, 8], ids=["exact", "shared over positions"])
 def test_flatten_units_own_their_positions(pool_above: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("autoprune.pruning.consumers.POOL_ABOVE", pool_above)
