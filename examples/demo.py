@@ -14,7 +14,12 @@ import autoprune as ap
 from autoprune import demo
 
 
-def main(run: Path, trials: int = demo.TRIALS, members: int = demo.MEMBERS) -> ap.Front:
+def main(
+    run: Path,
+    trials: int = demo.TRIALS,
+    members: int = demo.MEMBERS,
+    profile_seconds: float = demo.PROFILE_SECONDS,
+) -> ap.Front:
     """Train, trace, profile, search, select, export."""
     # A trained model and the data to judge it by. Bring your own here.
     model = demo.model()
@@ -26,7 +31,14 @@ def main(run: Path, trials: int = demo.TRIALS, members: int = demo.MEMBERS) -> a
     print(graph.summary())
 
     # Measure this machine: the model's kernels at the widths that the search may choose.
-    profile = ap.profile_device(runtime="onnxruntime", model=model, example_inputs=image, space="cnn", threads=1)
+    profile = ap.profile_device(
+        runtime="onnxruntime",
+        model=model,
+        example_inputs=image,
+        space="cnn",
+        threads=1,
+        budget_s=profile_seconds,
+    )
     profile.save(run / "profile")
 
     # Search, fine-tune the best, measure them. The same call again would resume.

