@@ -19,7 +19,7 @@ _HIGHER = ("speedup",)
 def higher_is_better(name: str, metrics: Sequence[str], minimize: Sequence[str]) -> bool:
     """Whether more of a column is better: the task's metrics unless minimised, and the speed-up; costs are not."""
     base = name.partition("@")[0]
-    for prefix in ("test_", "untuned_"):
+    for prefix in ("test_", "before_"):
         base = base.removeprefix(prefix) if base not in metrics else base
     return base in _HIGHER or (base in metrics and base not in minimize)
 

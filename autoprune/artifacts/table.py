@@ -21,9 +21,10 @@ TEXT_COLUMNS = frozenset({"member", "policy_id", "policy", "origin", "failure", 
 
 _BASE_ORDER = ("member", "number", "origin", "feasible")
 _COST_ORDER = (
-    "latency_p50_us", "latency_p90_us", "latency_p95_us", "latency_p99_us", "measured_latency_p50_us",
-    "measured_latency_p90_us", "measured_latency_p95_us", "measured_latency_p99_us", "speedup", "params", "macs",
-    "size_bytes", "peak_memory_bytes", "energy_uj",
+    "latency_p50_us", "latency_p50_low_us", "latency_p50_high_us", "latency_p90_us", "latency_p95_us",
+    "latency_p99_us", "measured_latency_p50_us", "measured_latency_p90_us", "measured_latency_p95_us",
+    "measured_latency_p99_us", "speedup", "params", "macs", "size_bytes", "onnx_bytes", "peak_memory_bytes",
+    "energy_uj",
 )  # fmt: skip
 _LAST = ("policy_id", "policy", "seconds", "failure", "note")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,300}")

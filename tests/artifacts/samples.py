@@ -24,7 +24,7 @@ def row(name: str, keep: float, measured: bool = True, suffix: str = "") -> Row:
         "member": name,
         "accuracy": accuracy,
         "test_accuracy": accuracy - 0.004,
-        "untuned_accuracy": accuracy - 0.05 * (1.0 - keep),
+        "before_accuracy": accuracy - 0.05 * (1.0 - keep),
         "params": int(270_000 * keep**2),
         "macs": int(40e6 * keep**2),
         "size_bytes": int(1_080_000 * keep**2),
@@ -34,6 +34,9 @@ def row(name: str, keep: float, measured: bool = True, suffix: str = "") -> Row:
         f"share_interpolated{suffix}": 0.4 - 0.3 * keep,
         f"share_estimated{suffix}": 0.1,
         f"speedup{suffix}": dense / real,
+        f"latency_p50_low_us{suffix}": 0.93 * predicted,
+        f"latency_p50_high_us{suffix}": 1.08 * predicted,
+        "onnx_bytes": int(1_100_000 * keep**2),
     }
     for percentile, factor in (("p50", 1.0), ("p90", 1.1), ("p95", 1.15), ("p99", 1.4)):
         cells[f"latency_{percentile}_us{suffix}"] = factor * predicted

@@ -43,6 +43,13 @@ class View:
         """The column of measurements."""
         return f"measured_{self.predicted}"
 
+    def interval_us(self, row: Row) -> tuple[float, float]:
+        """How far the true latency may lie below and above the prediction; NaN where the profile does not say."""
+        stem, _, profile = self.predicted.partition("_us")
+        predicted = number(row.get(self.predicted))
+        low, high = (number(row.get(f"{stem}_{end}_us{profile}")) for end in ("low", "high"))
+        return predicted - low, high - predicted
+
     def latency_us(self, row: Row) -> float:
         """Measured where it was measured, else predicted; NaN where neither is known."""
         measured = number(row.get(self.measured))

@@ -21,8 +21,13 @@ _AXIS = {"gridcolor": "#e9eef4", "zeroline": False, "linecolor": "#cbd5e1", "tic
 
 
 def escape(value: object) -> str:
-    """Text for HTML and for plotly's labels."""
+    """Text for HTML, attributes included."""
     return html.escape(str(value), quote=True)
+
+
+def label(value: object) -> str:
+    """Text for plotly, which reads tags and the commonest entities but not those of quotes."""
+    return html.escape(str(value), quote=False)
 
 
 def layout(x_title: str, y_title: str, **extra: Any) -> Figure:
@@ -32,8 +37,8 @@ def layout(x_title: str, y_title: str, **extra: Any) -> Figure:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "margin": {"l": 64, "r": 20, "t": 36, "b": 54},
-        "xaxis": {**_AXIS, "title": {"text": escape(x_title)}},
-        "yaxis": {**_AXIS, "title": {"text": escape(y_title)}},
+        "xaxis": {**_AXIS, "title": {"text": label(x_title)}},
+        "yaxis": {**_AXIS, "title": {"text": label(y_title)}},
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "bgcolor": "rgba(0,0,0,0)"},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#cbd5e1", "activecolor": "#64748b"},
         "hoverlabel": {"bgcolor": "white", "bordercolor": "#cbd5e1", "font": {**_FONT, "size": 12}, "align": "left"},
@@ -69,7 +74,7 @@ def front_figure(data: ReportData, view: View) -> Figure:
 
 def _trial_trace(data: ReportData, view: View) -> Figure:
     rows = [row for row in data.trials if row.get(data.metric) is not None]
-    text = [f"trial {escape(row.get('number', '?'))}, {escape(row.get('origin') or 'sampler')}" for row in rows]
+    text = [f"trial {label(row.get('number', '?'))}, {label(row.get('origin') or 'sampler')}" for row in rows]
     return {
         "type": "scatter", "mode": "markers", "name": f"trials ({len(rows)}), before fine-tuning",
         "x": _ms(number(row.get(view.predicted)) for row in rows), "y": _plain(data.quality(row) for row in rows),
@@ -88,7 +93,7 @@ def _shift_traces(data: ReportData, view: View) -> list[Figure]:
     for row in rows:
         ties_x += [*_ms([number(row[view.predicted]), number(row[view.measured])]), None]
         ties_y += [*_plain([data.quality(row), data.quality(row)]), None]
-    names = [escape(row["member"]) for row in rows]
+    names = [label(row["member"]) for row in rows]
     return [
         {
             "type": "scatter", "mode": "lines", "x": ties_x, "y": ties_y, "hoverinfo": "skip", "showlegend": False,
@@ -126,11 +131,11 @@ def _dense_trace(data: ReportData, dense: Row, view: View) -> Figure:
 
 
 def _hover(data: ReportData, row: Row, view: View) -> str:
-    lines = [f"<b>{escape(row['member'])}</b>"]
+    lines = [f"<b>{label(row['member'])}</b>"]
     for metric in data.record.metrics:
         for column, where in ((metric, "validation"), (f"test_{metric}", "test")):
             if row.get(column) is not None:
-                lines.append(f"{escape(metric)} {number(row[column]):.4g} on {where}")
+                lines.append(f"{label(metric)} {number(row[column]):.4g} on {where}")
     for column, what in ((view.measured, "measured"), (view.predicted, "predicted")):
         if row.get(column) is not None:
             lines.append(f"{number(row[column]) / 1e3:.4g} ms {what}")
@@ -166,25 +171,10 @@ def prediction_figure(data: ReportData, view: View) -> Figure | None:
     predicted = [number(row[view.predicted]) for row in rows]
     measured = [number(row[view.measured]) for row in rows]
     low, high = 0.92 * min(*predicted, *measured) / 1e3, 1.08 * max(*predicted, *measured) / 1e3
-    traces: list[Figure] = [
-        {
-            "type": "scatter", "mode": "lines", "name": "identity", "x": [low, high], "y": [low, high],
-            "hoverinfo": "skip", "line": {"color": GREY, "dash": "dash", "width": 1.2},
-        },
-        {
-            "type": "scatter", "mode": "markers", "name": "members and dense", "x": _ms(predicted), "y": _ms(measured),
-            "text": [
-                f"<b>{escape(row['member'])}</b><br>{p / 1e3:.4g} ms predicted<br>{m / 1e3:.4g} ms measured<br>"
-                f"error {(p - m) / m:+.1%}"
-                for row, p, m in zip(rows, predicted, measured, strict=True)
-            ],
-            "hovertemplate": "%{text}<extra></extra>",
-            "marker": {
-                "size": 10, "color": [ORANGE if row is data.dense else BLUE for row in rows],
-                "line": {"color": "white", "width": 1},
-            },
-        },
-    ]  # fmt: skip
+    identity = {
+        "type": "scatter", "mode": "lines", "name": "identity", "x": [low, high], "y": [low, high], "hoverinfo": "skip",
+        "line": {"color": GREY, "dash": "dash", "width": 1.2},
+    }  # fmt: skip
     error, tau = mean_relative_error(predicted, measured), kendall_tau(*paired(predicted, measured))
     tau_text = "" if math.isnan(tau) else f", Kendall's tau {tau:.2f}"
     note = {
@@ -193,12 +183,37 @@ def prediction_figure(data: ReportData, view: View) -> Figure | None:
     }  # fmt: skip
     axes = {"range": [low, high]}
     return {
-        "data": traces,
+        "data": [identity, _prediction_trace(data, view, rows)],
         "layout": layout(
             f"predicted {view.percentile}, ms", f"measured {view.percentile}, ms", height=400, xaxis=axes, yaxis=axes,
             annotations=[note], showlegend=False,
         ),
     }  # fmt: skip
+
+
+def _prediction_trace(data: ReportData, view: View, rows: Sequence[Row]) -> Figure:
+    """One point a model; horizontal bars reach as far as the profile says the prediction may be off."""
+    text = []
+    for row in rows:
+        p, m = number(row[view.predicted]), number(row[view.measured])
+        values = f"{p / 1e3:.4g} ms predicted<br>{m / 1e3:.4g} ms measured<br>error {(p - m) / m:+.1%}"
+        text.append(f"<b>{label(row['member'])}</b><br>{values}")
+    below, above = zip(*(view.interval_us(row) for row in rows), strict=True)
+    trace: Figure = {
+        "type": "scatter", "mode": "markers", "name": "members and dense", "text": text,
+        "x": _ms(number(row[view.predicted]) for row in rows), "y": _ms(number(row[view.measured]) for row in rows),
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {
+            "size": 10, "color": [ORANGE if row is data.dense else BLUE for row in rows],
+            "line": {"color": "white", "width": 1},
+        },
+    }  # fmt: skip
+    if any(math.isfinite(value) for value in (*below, *above)):
+        trace["error_x"] = {
+            "type": "data", "symmetric": False, "array": _ms(above), "arrayminus": _ms(below), "color": "#93c5fd",
+            "thickness": 1.2, "width": 3,
+        }  # fmt: skip
+    return trace
 
 
 def widths_figure(data: ReportData) -> Figure | None:
@@ -211,7 +226,7 @@ def widths_figure(data: ReportData) -> Figure | None:
     kept = [[data.widths[name].get(group, sizes[group]) for name in names] for group in groups]
     text = [
         [
-            f"{escape(name)}<br>{escape(group)}<br>keeps {width} of {sizes[group]}"
+            f"{label(name)}<br>{label(group)}<br>keeps {width} of {sizes[group]}"
             for name, width in zip(names, row, strict=True)
         ]
         for group, row in zip(groups, kept, strict=True)
@@ -222,8 +237,8 @@ def widths_figure(data: ReportData) -> Figure | None:
     ]
     cells = [[str(width) for width in row] for row in kept] if len(groups) <= 40 and len(names) <= 16 else None
     trace: Figure = {
-        "type": "heatmap", "z": shares, "x": [escape(name) for name in names], "hovertext": text,
-        "y": [f"{escape(group)}  ({sizes[group]})" for group in groups], "zmin": 0.0, "zmax": 1.0, "xgap": 2, "ygap": 2,
+        "type": "heatmap", "z": shares, "x": [label(name) for name in names], "hovertext": text,
+        "y": [f"{label(group)}  ({sizes[group]})" for group in groups], "zmin": 0.0, "zmax": 1.0, "xgap": 2, "ygap": 2,
         "hovertemplate": "%{hovertext}<extra></extra>",
         "colorscale": [[0, "#f1f5f9"], [0.25, "#bfdbfe"], [0.5, "#60a5fa"], [0.75, "#2563eb"], [1, "#1e3a8a"]],
         "colorbar": {"title": {"text": "kept"}, "tickformat": ".0%", "thickness": 12, "outlinewidth": 0},
@@ -249,7 +264,7 @@ def provenance_figure(data: ReportData, profile: str) -> Figure | None:
     rows = [row for row in everyone if any(row.get(column) is not None for column in columns)]
     if not rows:
         return None
-    names = [escape(row["member"]) for row in rows]
+    names = [label(row["member"]) for row in rows]
     traces = [
         {
             "type": "bar", "orientation": "h", "name": kind, "y": names, "marker": {"color": color},

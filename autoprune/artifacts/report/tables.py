@@ -102,7 +102,8 @@ def _member_columns(data: ReportData) -> list[tuple[str, str]]:
             wanted.append((f"latency_{percentile}_us{at}", f"predicted {percentile}{of}"))
             wanted.append((f"measured_latency_{percentile}_us{at}", f"measured {percentile}{of}"))
         wanted.append((f"speedup{at}", f"speed-up{of}"))
-    wanted += [("params", "parameters"), ("macs", "MACs"), ("size_bytes", "size"), ("peak_memory_bytes", "peak memory")]
+    wanted += [("params", "parameters"), ("macs", "MACs"), ("size_bytes", "weights"), ("onnx_bytes", "ONNX file")]
+    wanted.append(("peak_memory_bytes", "peak memory"))
     rows = [*data.members, *([data.dense] if data.dense else [])]
     present = {name for row in rows for name, cell in row.items() if cell is not None}
     return [(name, title) for name, title in wanted if name in present]
@@ -183,7 +184,7 @@ def _pairs(data: ReportData) -> list[tuple[str, list[float], list[float], bool]]
     rows = data.members
     result = []
     for metric in data.record.metrics:
-        columns = ((f"untuned_{metric}", "before and after fine-tuning"), (f"test_{metric}", "validation and test"))
+        columns = ((f"before_{metric}", "before and after fine-tuning"), (f"test_{metric}", "validation and test"))
         for other, label in columns:
             first, second = ([number(row.get(name)) for row in rows] for name in (other, metric))
             result.append((f"{metric}: {label}", first, second, False))
