@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import hypothesis
+import pytest
 import torch
 
 hypothesis.settings.register_profile("autoprune", deadline=None, print_blob=True)
@@ -14,3 +17,19 @@ hypothesis.settings.load_profile("autoprune")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def measured_profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A profile of the model in `tests/project.py`, measured on this machine through the command line."""
+    from autoprune.cli.app import run
+    from tests.project import make_project
+
+    project = make_project(tmp_path_factory.mktemp("profiled"), "user_project_profiled")
+    sys.path.insert(0, str(project.folder))
+    try:
+        what = ["--model", "user_project_profiled:model", "--input", "1,1,16,16", "--budget", "3s"]
+        assert run(["profile", "run", *what, "--output", str(project.folder), "--name", "profile"]) == 0
+    finally:
+        sys.path.remove(str(project.folder))
+    return project.folder / "profile"

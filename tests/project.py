@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -120,9 +121,12 @@ class Project:
         return path
 
 
-def make_project(folder: Path, module: str) -> Project:
-    """A new project; its profile is still to be measured."""
+def make_project(folder: Path, module: str, profile: Path | None = None) -> Project:
+    """A new project, with a copy of a measured profile."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{module}.py").write_text(MODULE, encoding="utf-8")
+    if profile is not None:
+        shutil.copytree(profile, folder / "profile")
     defaults = {
         "model": "model",
         "task": "task",

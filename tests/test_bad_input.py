@@ -18,19 +18,12 @@ MODULE = "user_project_with_mistakes"
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory, measured_profile: Path) -> Iterator[Project]:
     """A project with a profile measured on this machine."""
-    made = make_project(tmp_path_factory.mktemp("project"), MODULE)
     path = list(sys.path)
-    sys.path.insert(0, str(made.folder))
-    try:
-        model = f"{MODULE}:model"
-        where = ["--output", str(made.folder), "--name", "profile"]
-        assert run(["profile", "run", "--model", model, "--input", "1,1,16,16", "--budget", "3s", *where]) == 0
-        yield made
-    finally:
-        sys.path[:] = path
-        sys.modules.pop(MODULE, None)
+    yield make_project(tmp_path_factory.mktemp("project"), MODULE, measured_profile)
+    sys.path[:] = path
+    sys.modules.pop(MODULE, None)
 
 
 @pytest.fixture
@@ -183,7 +176,10 @@ def test_a_run_folder_without_permission(refused: Any, tmp_path: Path) -> None:
     assert "run folder" in refused(run=str(locked / "run"))
 
 
-def test_a_profile_that_exists_is_not_overwritten(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_profile_that_exists_is_not_overwritten(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project.folder)
     before = contents(project.folder / "profile")
     where = ["--output", str(project.folder), "--name", "profile"]
     assert run(["profile", "run", "--model", f"{MODULE}:model", "--input", "1,1,16,16", *where]) == 2
