@@ -22,7 +22,7 @@ from autoprune.tuning.batches import Batches, Inputs, as_float, batch_size, call
 from autoprune.tuning.distillation import distillation_loss
 from autoprune.tuning.layout import autocast, runs, training_layout
 from autoprune.tuning.metrics import cross_entropy
-from autoprune.tuning.optimizer import autocast_dtype, build_optimizer, peak_rate, rate, trainable
+from autoprune.tuning.optimizer import BATCH_NORMS, autocast_dtype, build_optimizer, peak_rate, rate, trainable
 from autoprune.tuning.randomness import seeded
 from autoprune.tuning.settings import FinetuneSettings
 from autoprune.tuning.task import Task
@@ -32,7 +32,6 @@ Tensors = dict[str, torch.Tensor]
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(frozen=True)
@@ -171,7 +170,7 @@ class _Run:
         self.steps, self.example = _look(task, settings, self.device)
         self.precision = self._choose_precision()
         self.key = _key(model, task, settings, self.teacher is not None, evaluate)
-        self._normalises = any(isinstance(module, _BATCH_NORMS) for module in model.modules())
+        self._normalises = any(isinstance(module, BATCH_NORMS) for module in model.modules())
         self.optimizer = build_optimizer(model, settings, self.peak)
 
     def begin(self, checkpoint: Path | None) -> _State:

@@ -37,6 +37,7 @@ def test_default_rates_follow_the_model() -> None:
     transformer = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     assert peak_rate(FinetuneSettings(), network()) > peak_rate(FinetuneSettings(), transformer)
     assert peak_rate(FinetuneSettings(optimizer="sgd"), network()) > peak_rate(FinetuneSettings(), network())
+    assert peak_rate(FinetuneSettings(), nn.Linear(4, 4)) < peak_rate(FinetuneSettings(), network())
     assert peak_rate(FinetuneSettings(lr=0.5), transformer) == 0.5
 
 
