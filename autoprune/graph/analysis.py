@@ -14,6 +14,10 @@ from autoprune.graph.lift import module_path
 from autoprune.graph.program import Operation, Program, Ref, Size, Value
 from autoprune.graph.rules import Call, Dims, apply
 
+_PERMUTATIONS = (
+    "aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default", "aten.detach.default",
+    "aten.alias.default", "aten.contiguous.default", "aten.clone.default",
+)  # fmt: skip
 _VIEWS = ("view", "reshape", "permute", "transpose", "slice", "select", "expand", "squeeze", "unsqueeze", "t", "chunk",
           "split", "unbind", "flatten", "detach", "alias", "contiguous", "narrow")  # fmt: skip
 
@@ -46,6 +50,8 @@ class Analysis:
         self._names: dict[str, str] = {}  # node of a parameter or buffer -> state-dict name
         self._drafts: list[_Draft] = []
         self._consumed: set[tuple[str, int]] = set()
+        self._read: list[Expression] = []
+        self._origins: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._views: set[str] = set()
         self._parts: dict[str, tuple[str, ...]] = {}
 
@@ -55,6 +61,7 @@ class Analysis:
         if name not in self._dims:
             self._dims[name] = [Atom(units) for units in sizes]
             self._dtypes[name] = dtype.removeprefix("torch.")
+            self._origins[name] = (name, tuple(range(len(sizes))))
 
     def input(self, name: str, sizes: list[int], dtype: str) -> None:
         """A model input: frozen, dimension 0 the batch."""
@@ -111,18 +118,34 @@ class Analysis:
         module = module_path(target, tuple(args), kwargs)
         if target == "aten.dropout.default":
             module = path if path and self._unused(path) else None
-        call = Call(target, args, kwargs, shapes, self._dims, self._batch)
+        call = Call(target, args, kwargs, shapes, self._dims, self._batch, self._origins)
         results = (name,) if single else tuple(f"{name}.{index}" for index in range(len(shapes)))
         for result, dims, dtype in zip(results, apply(call), dtypes, strict=True):
             self._dims[result] = dims
             self._dtypes[result] = dtype.removeprefix("torch.")
         self._consumed.update(call.consumed)
+        self._read.extend(call.read)
+        self._follow_view(name, target, args)
         if any(target.split(".")[1] == view for view in _VIEWS) or target == "aten.dropout.default":
             self._views.update(results)
             self._views.update(ref.name for ref in call.tensors())
         if not single:
             self._parts[name] = results
         self._drafts.append(_Draft(name, call.retarget or target, args, call.kwargs, call.followed, module, results))
+
+    def _follow_view(self, name: str, target: str, args: list[Any]) -> None:
+        """Remember which parameter a permuted view is of: contracting the view contracts the parameter."""
+        source = args[0].name if args and isinstance(args[0], Ref) else None
+        if source not in self._origins or target not in _PERMUTATIONS:
+            return
+        state, axes = self._origins[source]
+        order = list(range(len(axes)))
+        if target == "aten.permute.default":
+            order = [axis % len(axes) for axis in args[1]]
+        elif target in ("aten.transpose.int", "aten.t.default", "aten.numpy_T.default") and len(axes) > 1:
+            first, second = (args[1], args[2]) if len(args) > 2 else (0, -1)
+            order[first], order[second] = order[second], order[first]
+        self._origins[name] = (state, tuple(axes[axis] for axis in order))
 
     def _unused(self, path: str) -> bool:
         return all(draft.module != path for draft in self._drafts)
@@ -166,14 +189,12 @@ class Analysis:
     def _label(self, drafts: list[_Draft], parameters: list[str]) -> dict[Atom, tuple[str, str]]:
         """Atom -> (group id, unit), for every atom that may shrink: produced and consumed by parameters, not frozen."""
         produced: dict[Atom, tuple[str, str]] = {}
-        consumed: set[Atom] = set()
+        consumed = {atom for dimension in self._read for atom in leaves(dimension)}
         owners = {name: draft for draft in reversed(drafts) for name in _refs((draft.args, draft.kwargs))}
         for name in dict.fromkeys(n for d in drafts for n in _refs((d.args, d.kwargs)) if n in parameters):
             for axis, dimension in enumerate(self._dims[name]):
                 for atom in leaves(dimension):
-                    if (name, axis) in self._consumed:
-                        consumed.add(atom)
-                    else:
+                    if (name, axis) not in self._consumed:
                         unit = "hidden" if "linear" in owners[name].target else "channel"
                         produced.setdefault(atom, (owners[name].module or name, atom.unit or unit))
         labels: dict[Atom, tuple[str, str]] = {}

@@ -21,6 +21,7 @@ from autoprune.graph.algebra import (
     cut,
     factor,
     freeze,
+    leaves,
     product,
     resolve,
     size,
@@ -41,8 +42,10 @@ class Call:
         shapes: traced sizes of each result, the batch at its traced size.
         dims: dimensions of every tensor value so far, by name.
         batch: the batch.
+        origins: permuted views of parameters and buffers: value -> (state name, its axis for each axis of the view).
         followed: argument position -> expression (or list of them) that replaces the traced integers.
         consumed: (parameter, axis) pairs that this call contracts with activations.
+        read: dimensions that are contracted or that statistics run over: their units may go.
         retarget: another overload to call instead, once sizes are explicit.
     """
 
@@ -52,8 +55,10 @@ class Call:
     shapes: list[list[int]]
     dims: dict[str, Dims]
     batch: Atom
+    origins: dict[str, tuple[str, tuple[int, ...]]]
     followed: dict[int, Any] = field(default_factory=dict)
     consumed: list[tuple[str, int]] = field(default_factory=list)
+    read: list[Expression] = field(default_factory=list)
     retarget: str | None = None
 
     def get(self, position: int, name: str, default: Any = None) -> Any:
@@ -70,9 +75,13 @@ class Call:
         """The argument at `position` is an integer, or a list of them, that follows the policy."""
         self.followed[position] = value
 
-    def consume(self, argument: Any, axis: int) -> None:
-        """This parameter dimension is contracted with activations."""
-        self.consumed.append((argument.name, axis))
+    def contract(self, argument: Any, axis: int) -> None:
+        """This dimension of an operand is summed over; where the operand is a parameter, it is a consumer."""
+        dims = self.dims[argument.name]
+        self.read.append(dims[axis])
+        if argument.name in self.origins:
+            name, axes = self.origins[argument.name]
+            self.consumed.append((name, axes[axis]))
 
     def fixed(self, result: int = 0, start: int = 0) -> Dims:
         """Constant dimensions with the traced sizes of a result, from axis `start`."""
@@ -216,7 +225,7 @@ def conv(call: Call) -> Dims:
             group.unit = "group"
         channels = product([group, outer])
         call.follow(6, group)
-    call.consume(call.args[1], 1)
+    call.contract(call.args[1], 1)
     if bias is not None:
         unify(channels, call.of(bias)[0], call.target)
     return [x[0], resolve(channels), *call.fixed(start=2)]
@@ -230,7 +239,7 @@ def conv_transpose(call: Call) -> Dims:
     if call.get(6, "groups", 1) != 1:
         raise AlgebraError("grouped transposed convolution")
     unify(x[1], weight[0], call.target)
-    call.consume(call.args[1], 0)
+    call.contract(call.args[1], 0)
     if bias is not None:
         unify(weight[1], call.of(bias)[0], call.target)
     return [x[0], resolve(weight[1]), *call.fixed(start=2)]
@@ -241,7 +250,7 @@ def linear(call: Call) -> Dims:
     """`... i, o i, o -> ... o`"""
     x, weight, bias = call.of(call.args[0]), call.of(call.args[1]), call.get(2, "bias")
     unify(x[-1], weight[1], call.target)
-    call.consume(call.args[1], 1)
+    call.contract(call.args[1], 1)
     if bias is not None:
         unify(weight[0], call.of(bias)[0], call.target)
     return [*x[:-1], resolve(weight[0])]
@@ -249,21 +258,101 @@ def linear(call: Call) -> Dims:
 
 @rule("matmul.default", "bmm.default", "mm.default")
 def matmul(call: Call) -> Dims:
-    """`... m k, ... k n -> ... m n`; the contracted dimension of two activations stays."""
-    a, b = call.of(call.args[0]), call.of(call.args[1])
+    """`... m k, ... k n -> ... m n`"""
+    return _product(call, call.args[0], call.args[1])
+
+
+@rule("addmm.default", "baddbmm.default", "addbmm.default")
+def addmm(call: Call) -> Dims:
+    """`... m n, ... m k, ... k n -> ... m n`"""
+    result = _product(call, call.args[1], call.args[2])
+    added = call.of(call.args[0])
+    for mine, theirs in zip(result[::-1], added[::-1], strict=False):
+        if size(theirs) != 1:
+            unify(mine, theirs, call.target)
+    return [resolve(dimension) for dimension in result]
+
+
+def _product(call: Call, first: Any, second: Any) -> Dims:
+    a, b = call.of(first), call.of(second)
     if len(a) < 2 or len(b) < 2:
         raise AlgebraError("a vector operand")
     unify(a[-1], b[-2], call.target)
-    freeze(a[-1], f"is contracted between two activations by {call.target}")
-    rank = len(call.shapes[0]) - 2
-    batch: Dims = []
+    call.contract(first, len(a) - 1)
+    call.contract(second, len(b) - 2)
+    batch = _broadcast(call, [a[:-2], b[:-2]])
+    if first.name not in call.origins and second.name not in call.origins:
+        _name_units(batch, "head")
+        _name_units([a[-1]], "head_dim")
+    return [*batch, resolve(a[-2]), resolve(b[-1])]
+
+
+def _broadcast(call: Call, operands: list[Dims]) -> Dims:
+    """Dimensions aligned from the right; those of size one give way."""
+    rank = max(map(len, operands))
+    result: Dims = []
     for axis in range(rank):
-        pair = [d[axis - rank + len(d) - 2] for d in (a, b) if axis - rank + len(d) - 2 >= 0]
-        wide = [d for d in pair if size(d) != 1] or pair
+        column = [d[axis - rank + len(d)] for d in operands if axis - rank + len(d) >= 0]
+        wide = [d for d in column if size(d) != 1] or column
         for other in wide[1:]:
             unify(wide[0], other, call.target)
-        batch.append(resolve(wide[0]))
-    return [*batch, a[-2], b[-1]]
+        result.append(resolve(wide[0]))
+    return result
+
+
+def _name_units(dimensions: Dims, unit: str) -> None:
+    for dimension in dimensions:
+        for atom in leaves(dimension):
+            atom.unit = atom.unit or unit
+
+
+@rule("scaled_dot_product_attention.default")
+def attention(call: Call) -> Dims:
+    """`... (h r) n d, ... h m d, ... h m e -> ... (h r) n e`; r query heads share a key-value head."""
+    q, k, v = (call.of(argument) for argument in call.args[:3])
+    mask = call.get(3, "attn_mask")
+    if call.kwargs.get("scale") is None:
+        call.kwargs["scale"] = size(q[-1]) ** -0.5  # the default follows the width; the trained one does not
+    unify(q[-1], k[-1], call.target)
+    for argument, dims in zip(call.args[:2], (q, k), strict=True):
+        call.contract(argument, len(dims) - 1)
+    unify(k[-2], v[-2], call.target)
+    freeze(k[-2], f"{call.target} runs along it")
+    for axis in range(len(q) - 2):
+        unify(k[axis], v[axis], call.target)
+        heads = q[axis]
+        if size(heads) != size(k[axis]) and size(k[axis]) > 1:
+            heads, _ = factor([heads], [size(k[axis]), size(heads) // size(k[axis])])
+        if size(k[axis]) > 1:
+            unify(heads, k[axis], call.target)
+    _name_units([resolve(d) for d in q[:-2]], "head")
+    _name_units([resolve(q[-1]), resolve(v[-1])], "head_dim")
+    if mask is not None:
+        _broadcast(call, [[*map(resolve, q[:-1]), resolve(k[-2])], call.of(mask)])
+    return [*map(resolve, q[:-1]), resolve(v[-1])]
+
+
+@rule("einsum.default")
+def einsum(call: Call) -> Dims:
+    """As the equation says; letters that vanish are contracted."""
+    equation = call.args[0].replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    operands = left.split(",")
+    if "." in equation or not arrow or any(len(set(letters)) != len(letters) for letters in operands):
+        raise AlgebraError(f"equation {equation}")
+    named: dict[str, Expression] = {}
+    for letters, argument in zip(operands, call.args[1], strict=True):
+        for axis, letter in enumerate(letters):
+            dimension = call.of(argument)[axis]
+            if letter in named and size(named[letter]) != 1 and size(dimension) != 1:
+                unify(named[letter], dimension, call.target)
+            elif letter not in named or size(dimension) != 1:
+                named[letter] = dimension
+    for letters, argument in zip(operands, call.args[1], strict=True):
+        for axis, letter in enumerate(letters):
+            if letter not in right:
+                call.contract(argument, axis)
+    return [resolve(named[letter]) for letter in right]
 
 
 @rule("embedding.default")
@@ -287,17 +376,29 @@ def batch_norm(call: Call) -> Dims:
     return x
 
 
-@rule("layer_norm.default", "group_norm.default", "rms_norm.default")
-def statistics_norm(call: Call) -> Dims:
-    """Statistics run over the normalised dimensions: these are frozen."""
-    x = call.of(call.args[0])
-    first = 1 if "group_norm" in call.target else len(x) - len(call.args[1])
-    for dimension in x[first:]:
-        freeze(dimension, f"statistics of {call.target} run over it")
+@rule("layer_norm.default", "rms_norm.default")
+def layer_norm(call: Call) -> Dims:
+    """`... c, c, c -> ... c`; statistics run over the units that are there."""
+    x, count = call.of(call.args[0]), len(call.args[1])
     for tensor in call.tensors()[1:]:
-        for dimension in call.of(tensor):
-            freeze(dimension, f"statistics of {call.target} run over it")
-    return x
+        for mine, theirs in zip(x[-count:], call.of(tensor), strict=True):
+            unify(mine, theirs, call.target)
+    normalised = [resolve(dimension) for dimension in x[-count:]]
+    call.read.extend(normalised)
+    call.follow(1, normalised)
+    return [*x[:-count], *normalised]
+
+
+@rule("group_norm.default")
+def group_norm(call: Call) -> Dims:
+    """`n (g c) ..., (g c), (g c) -> n (g c) ...`; statistics run over the c that are there."""
+    x, groups = call.of(call.args[0]), call.args[1]
+    for tensor in call.tensors()[1:]:
+        unify(x[1], call.of(tensor)[0], call.target)
+    group, channels = factor([x[1]], [groups, size(x[1]) // groups])
+    call.read.append(channels)
+    call.follow(1, group)
+    return [x[0], resolve(x[1]), *x[2:]]
 
 
 # ----------------------------------------------------------------------------------- pooling
@@ -318,19 +419,45 @@ def pool(call: Call) -> list[Dims]:
     return [[*x[:kept], *call.fixed(result, kept)] for result in range(len(call.shapes))]
 
 
-@rule(
-    "mean.dim", "mean.default", "sum.dim_IntList", "sum.default", "amax.default", "amin.default", "argmax.default",
-    "var.dim", "var.correction", "std.dim",
-)  # fmt: skip
-def reduce(call: Call) -> Dims:
-    """`... d ... -> ... (1) ...`; what is reduced is frozen."""
+@rule("mean.dim", "mean.default", "var.dim", "var.correction", "std.dim", "std.correction", "sum.dim_IntList",
+      "sum.default", "linalg_vector_norm.default")  # fmt: skip
+def statistic(call: Call) -> Dims:
+    """`... d ... -> ... (1) ...` over the units that are there."""
+    return _reduced(call, call.read.append)
+
+
+@rule("amax.default", "amin.default", "argmax.default", "argmin.default", "any.dim", "all.dim", "prod.dim_int")
+def extremum(call: Call) -> Dims:
+    """`... d ... -> ... (1) ...`; what it runs over stays."""
+    return _reduced(call, lambda dimension: freeze(dimension, f"is reduced by {call.target}"))
+
+
+@rule("max.dim", "min.dim", "topk.default", "sort.default")
+def extrema(call: Call) -> list[Dims]:
+    """Values and places along a dimension, which stays."""
     x = call.of(call.args[0])
-    axes = call.get(1, "dim")
+    axis = call.get(2 if "topk" in call.target else 1, "dim", -1) % len(x)
+    freeze(x[axis], f"is reduced by {call.target}")
+    rest = [*x[:axis], *x[axis + 1 :]] if len(call.shapes[0]) < len(x) else x
+    return [[_same_or_fixed(d, units, call) for d, units in zip(rest, s, strict=True)] for s in call.shapes]
+
+
+def _same_or_fixed(dimension: Expression, units: int, call: Call) -> Expression:
+    if size(dimension) == units:
+        return dimension
+    freeze(dimension, f"is changed by {call.target}")
+    return _batch_or_constant(call, units, f"is set by {call.target}")
+
+
+def _reduced(call: Call, over: Callable[[Expression], None]) -> Dims:
+    x = call.of(call.args[0])
+    first = 2 if "vector_norm" in call.target else 1
+    axes = call.get(first, "dim")
     wanted = range(len(x)) if axes is None or axes == [] else [axes] if isinstance(axes, int) else axes
     reduced = {axis % len(x) for axis in wanted}
-    keep = call.get(3 if call.target in ("aten.var.dim", "aten.std.dim") else 2, "keepdim", False)
+    keep = call.get(3 if call.target in ("aten.var.dim", "aten.std.dim") or first == 2 else 2, "keepdim", False)
     for axis in reduced:
-        freeze(x[axis], f"is reduced by {call.target}")
+        over(x[axis])
     if keep is True:
         return [constant(1, "reduced") if axis in reduced else d for axis, d in enumerate(x)]
     return [d for axis, d in enumerate(x) if axis not in reduced]
@@ -349,11 +476,37 @@ def along(call: Call) -> Dims:
 
 @rule("view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "flatten.using_ints")
 def reshape(call: Call) -> Dims:
-    """The row-major product of all dimensions, regrouped."""
-    dims = factor(call.of(call.args[0]), call.shapes[0])
+    """The row-major product of all dimensions, regrouped; what does not regroup stays, the rest follows."""
+    x = call.of(call.args[0])
+    dims: Dims = []
+    for old, new in _segments([size(d) for d in x], call.shapes[0]):
+        try:
+            dims += factor(x[old], call.shapes[0][new])
+        except AlgebraError as error:
+            for dimension in x[old]:
+                freeze(dimension, f"{call.target}: {error}")
+            dims += [_batch_or_constant(call, units, "is reshaped") for units in call.shapes[0][new]]
     call.args[:], call.kwargs, call.retarget = [call.args[0], None], {}, "aten.reshape.default"
     call.follow(1, dims)
     return dims
+
+
+def _segments(old: list[int], new: list[int]) -> list[tuple[slice, slice]]:
+    """The finest cuts of both shapes into parts of equal products."""
+    parts, i, j, start_i, start_j = [], 0, 0, 0, 0
+    left = right = 1
+    while i < len(old) or j < len(new):
+        if (left <= right and i < len(old)) or j == len(new):
+            left, i = left * old[i], i + 1
+        else:
+            right, j = right * new[j], j + 1
+        if left == right and i > start_i and j > start_j:
+            parts.append((slice(start_i, i), slice(start_j, j)))
+            start_i, start_j, left, right = i, j, 1, 1
+    if start_i < len(old) or start_j < len(new):  # trailing dimensions of size one
+        last = parts.pop() if parts else (slice(0, 0), slice(0, 0))
+        parts.append((slice(last[0].start, len(old)), slice(last[1].start, len(new))))
+    return parts
 
 
 @rule("permute.default")
@@ -424,21 +577,27 @@ def select(call: Call) -> Dims:
     return [d for position, d in enumerate(x) if position != axis]
 
 
-@rule("slice.Tensor")
+@rule("slice.Tensor", "narrow.default")
 def slice_(call: Call) -> Dims:
-    """A part of a dimension; a whole one, a step or a part that is no concatenation freeze it."""
+    """A part of a dimension; where that is no concatenation (a step, a cut inside a block), the dimension stays."""
     x = call.of(call.args[0])
     axis = call.get(1, "dim", 0) % len(x)
     total, length = size(x[axis]), call.shapes[0][axis]
     start, step = call.get(2, "start") or 0, call.get(4, "step", 1)
-    if length == total and step == 1:
+    if call.target == "aten.slice.Tensor" and length == total and step == 1:
         call.args[:] = [call.args[0], axis, 0, 2**63 - 1]
         return x
-    if step != 1 or not isinstance(start, int):
-        raise AlgebraError("slice with a step")
-    start = start + total if start < 0 else start
-    before, middle, _ = cut(x[axis], [start, length, total - start - length])
-    call.args[:] = [call.args[0], axis, start, start + length]
+    try:
+        if step != 1 or not isinstance(start, int):
+            raise AlgebraError("slice with a step")
+        start = start + total if start < 0 else start
+        before, middle, _ = cut(x[axis], [start, length, total - start - length])
+    except AlgebraError as error:
+        freeze(x[axis], f"{call.target}: {error}")
+        x[axis] = _batch_or_constant(call, length, "is sliced")
+        return x
+    call.args[:], call.kwargs = [call.args[0], axis, start, start + length], {}
+    call.retarget = "aten.slice.Tensor"
     call.follow(2, before if start else 0)
     call.follow(3, concatenation([before, middle]) if start else middle)
     return [*x[:axis], middle, *x[axis + 1 :]]
@@ -449,9 +608,13 @@ def split(call: Call) -> list[Dims]:
     """A dimension cut into parts, whose sizes are made explicit."""
     x = call.of(call.args[0])
     axis = call.get(2, "dim", 0) % len(x)
-    parts = cut(x[axis], [shape[axis] for shape in call.shapes])
-    call.args[:] = [call.args[0], None, axis]
-    call.kwargs.pop("dim", None)
+    sizes = [shape[axis] for shape in call.shapes]
+    try:
+        parts = cut(x[axis], sizes)
+    except AlgebraError as error:
+        freeze(x[axis], f"{call.target}: {error}")
+        parts = [_batch_or_constant(call, units, "is split") for units in sizes]
+    call.args[:], call.kwargs = [call.args[0], None, axis], {}
     call.retarget = "aten.split_with_sizes.default"
     call.follow(1, parts)
     return [[*x[:axis], part, *x[axis + 1 :]] for part in parts]
@@ -526,3 +689,104 @@ def pixel_shuffle(call: Call) -> Dims:
     for dimension in (square, *x[-2:]):
         freeze(dimension, "is rearranged by pixel_shuffle")
     return [*x[:-3], channels, *call.fixed(start=len(x) - 2)]
+
+
+@rule("pixel_unshuffle.default")
+def pixel_unshuffle(call: Call) -> Dims:
+    """`n c (h r) (w r) -> n (c r r) h w`"""
+    x, downscale = call.of(call.args[0]), call.args[1]
+    for dimension in x[-2:]:
+        freeze(dimension, "is rearranged by pixel_unshuffle")
+    blocks = constant(downscale**2, "is rearranged by pixel_unshuffle")
+    return [*x[:-3], product([x[-3], blocks]), *call.fixed(start=len(x) - 2)]
+
+
+@rule("channel_shuffle.default", "native_channel_shuffle.default")
+def channel_shuffle(call: Call) -> Dims:
+    """`n (g c) ... -> n (c g) ...`"""
+    x, groups = call.of(call.args[0]), call.args[1]
+    group, channels = factor([x[1]], [groups, size(x[1]) // groups])
+    freeze(group, "is the number of groups of a channel shuffle")
+    return [x[0], product([channels, group]), *x[2:]]
+
+
+# ------------------------------------------------------------------------------------------------- indices and repeats
+
+
+@rule("index.Tensor")
+def index(call: Call) -> Dims:
+    """Indexed dimensions stay, the others follow; the index's own stand where the first indexed one stood."""
+    x, indices = call.of(call.args[0]), call.args[1]
+    used = [axis for axis, item in enumerate(indices) if item is not None]
+    for axis in used:
+        freeze(x[axis], "is indexed by a tensor")
+    picked = _broadcast(call, [call.of(indices[axis]) for axis in used])
+    if used != list(range(used[0], used[0] + len(used))):
+        raise AlgebraError("indices that are not neighbours")
+    return [*x[: used[0]], *picked, *x[used[-1] + 1 :]]
+
+
+@rule("index_select.default", "gather.default")
+def pick(call: Call) -> Dims:
+    """Places along a dimension, which stays."""
+    x, axis = call.of(call.args[0]), call.args[1]
+    freeze(x[axis], f"is indexed by {call.target}")
+    if "gather" in call.target:
+        where = call.of(call.args[2])
+        for position, (mine, theirs) in enumerate(zip(x, where, strict=True)):
+            if position != axis % len(x):
+                unify(mine, theirs, call.target) if size(mine) == size(theirs) else freeze(mine, "is gathered from")
+        return [resolve(d) for d in where]
+    x[axis] = _batch_or_constant(call, call.shapes[0][axis], "is indexed")
+    return x
+
+
+@rule("roll.default", "flip.default")
+def roll(call: Call) -> Dims:
+    """`... d ... -> ... d ...`; units change places."""
+    x = call.of(call.args[0])
+    axes = call.get(2, "dims", []) if "roll" in call.target else call.args[1]
+    for axis in axes or range(len(x)):
+        freeze(x[axis], f"is reordered by {call.target}")
+    return x
+
+
+@rule("repeat.default", "tile.default")
+def repeat(call: Call) -> Dims:
+    """`... d -> ... (r d)`"""
+    x, shape = call.of(call.args[0]), call.shapes[0]
+    padded: Dims = [constant(1, "has a single unit") for _ in range(len(shape) - len(x))] + x
+    result: Dims = []
+    for dimension, units in zip(padded, shape, strict=True):
+        times = units // max(size(dimension), 1)
+        result.append(dimension if times == 1 else product([_batch_or_constant(call, times, "is repeated"), dimension]))
+    return result
+
+
+@rule("repeat_interleave.self_int")
+def repeat_interleave(call: Call) -> Dims:
+    """`... d ... -> ... (d r) ...`"""
+    x, times, axis = call.of(call.args[0]), call.args[1], call.get(2, "dim")
+    if axis is None or not isinstance(times, int):
+        raise AlgebraError("repeated over all dimensions")
+    x[axis] = product([x[axis], constant(times, "is repeated")])
+    call.args[:], call.kwargs = [call.args[0], times, axis], {}
+    return x
+
+
+@rule("tril.default", "triu.default")
+def triangle(call: Call) -> Dims:
+    """`... n m -> ... n m`; places matter."""
+    x = call.of(call.args[0])
+    for dimension in x[-2:]:
+        freeze(dimension, f"{call.target} depends on places in it")
+    return x
+
+
+@rule("movedim.int")
+def movedim(call: Call) -> Dims:
+    """One dimension in another place."""
+    x = call.of(call.args[0])
+    moved = x.pop(call.args[1])
+    x.insert(call.args[2] % (len(x) + 1), moved)
+    return x
