@@ -29,7 +29,7 @@ class OnnxExporter:
             return ""
         except UnsupportedOperator as reason:
             _export_by_torch(module, inputs, path)
-            return f"by torch.onnx.export ({reason})"
+            return f"by torch.onnx.export (no emitter for {reason.target})"
 
     def run(self, module: TracedModule, path: Path, batches: Sequence[Tensors]) -> list[Tensors]:
         """See `Exporter.run`."""
