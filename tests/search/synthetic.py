@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import signal
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.errors import Failure
+from autoprune.pareto.dominance import non_dominated
+from autoprune.search.objectives import Bound, Objective, parse_bounds, parse_objectives
+from autoprune.search.space import SearchSpace, Variable
 
 
 @dataclass
@@ -68,3 +79,124 @@ class TorchBench:
         import torch
 
         return int(torch.get_num_threads())
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What `SyntheticEvaluator` finds."""
+
+    value: float
+    metrics: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class SyntheticTask:
+    """The part of a task that a search looks at."""
+
+    quality: str = "error"
+    minimize: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SyntheticEvaluator:
+    """Errors in closed form; notes every evaluation in a file, so that tests see what any process evaluated.
+
+    Attributes:
+        sensitivities: error that each variable adds when it is cut to its narrowest.
+        levels: of each variable; width and level + 1 are the same thing.
+        log: file that gets a line an evaluation.
+        nap_s: how long an evaluation takes.
+        fails: trial numbers that fail; interrupts: that raise KeyboardInterrupt; nan: that are NaN.
+    """
+
+    sensitivities: tuple[float, ...]
+    levels: int
+    log: str | None = None
+    nap_s: float = 0.0
+    fails: tuple[int, ...] = ()
+    interrupts: tuple[int, ...] = ()
+    nan: tuple[int, ...] = ()
+
+    def error(self, policy: Mapping[str, int]) -> float:
+        """Quadratic in what is cut off, with a little coupling of neighbours."""
+        cut = [1.0 - (policy[f"g{i}"] - 1) / (self.levels - 1) for i in range(len(self.sensitivities))]
+        coupling = sum(a * b for a, b in itertools.pairwise(cut)) / len(cut)
+        return sum(s * c * c for s, c in zip(self.sensitivities, cut, strict=True)) + 0.01 * coupling
+
+    def evaluate(self, policy: Mapping[str, int], number: int) -> Judgement | Failure:
+        """The job of a search."""
+        if number in self.interrupts:
+            raise KeyboardInterrupt
+        if self.log is not None:
+            with open(self.log, "a", encoding="utf-8") as file:
+                file.write(f"{number} {' '.join(str(policy[g]) for g in sorted(policy))}\n")
+        time.sleep(self.nap_s)
+        if number in self.fails:
+            return Failure("diverged", f"loss is inf in trial {number}")
+        value = math.nan if number in self.nan else self.error(policy)
+        return Judgement(value, {"accuracy": 1.0 - value}, 0.001)
+
+
+class SyntheticCosts:
+    """Latency: each group costs its width times a price; size: the sum of widths."""
+
+    def __init__(self, space: SearchSpace, prices: tuple[float, ...]) -> None:
+        self._space = space
+        self._prices = np.array(prices)
+        self.calls = 0
+
+    def values(self, objectives: Sequence[Objective], choices: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """As `Costs.values`."""
+        self.calls += 1
+        widths = self._space.group_widths(choices)
+        columns = {"latency_p50": widths @ self._prices, "size": widths.sum(axis=1).astype(float)}
+        return np.stack([columns[objective.kind] for objective in objectives], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class SyntheticProblem:
+    """A search problem whose front a test can enumerate."""
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    bounds: tuple[Bound, ...]
+    costs: SyntheticCosts
+    task: Any
+    evaluator: SyntheticEvaluator
+
+    def front(self) -> set[tuple[float, ...]]:
+        """Objective values of the true front, by enumeration."""
+        choices = list(itertools.product(*[range(count) for count in self.space.levels]))
+        table = [objective for objective in self.objectives if not objective.evaluated]
+        costs = self.costs.values(table, choices)
+        rows = np.array(
+            [[self.evaluator.error(self.space.policy(c)), *costs[i]] for i, c in enumerate(choices)], dtype=float
+        )
+        for bound in self.bounds:
+            values = self.costs.values([bound.objective], choices)[:, 0]
+            rows[bound.violation(values) > 0.0] = np.inf
+        return {tuple(row) for row in rows[non_dominated(rows)]}
+
+
+def synthetic_problem(
+    variables: int = 5, levels: int = 4, constraints: tuple[str, ...] = (), seed: int = 0, **evaluator: Any
+) -> SyntheticProblem:
+    """A problem of `variables` groups of `levels` units each."""
+    rng = np.random.default_rng(seed)
+    names = [f"g{i}" for i in range(variables)]
+    space = SearchSpace(
+        "synthetic",
+        dict.fromkeys(names, levels),
+        tuple(Variable(name, (name,), tuple((width,) for width in range(1, levels + 1))) for name in names),
+    )
+    sensitivities = tuple(float(x) for x in rng.uniform(0.01, 1.0, variables))
+    prices = tuple(float(x) for x in rng.uniform(1.0, 5.0, variables))
+    return SyntheticProblem(
+        space,
+        parse_objectives(["error", "latency_p50"], ["error"], ["cpu"]),
+        parse_bounds(constraints, ["error", "accuracy"], ["cpu"]),
+        SyntheticCosts(space, prices),
+        SyntheticTask(),
+        SyntheticEvaluator(sensitivities, levels, **evaluator),
+    )

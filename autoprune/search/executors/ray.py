@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -192,6 +193,7 @@ def _connect(settings: ExecutorSettings) -> bool:
         return False
     address = settings.address or os.environ.get("RAY_ADDRESS") or "local"
     if address != "local":
+        _check_answers(address)
         try:
             ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
@@ -209,6 +211,24 @@ def _connect(settings: ExecutorSettings) -> bool:
             log_to_driver=False,
         )
     return True
+
+
+def _check_answers(address: str) -> None:
+    """Whether anything listens at host:port; Ray itself would try for minutes.
+
+    Raises:
+        InputError: nothing does.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"executor: expected a Ray cluster at '{address}', got {error}. `ray start --head` starts one; without an "
+            "address, one is started for this run."
+        ) from error
 
 
 @contextmanager

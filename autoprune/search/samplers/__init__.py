@@ -1,0 +1,17 @@
+"""Who proposes the next policies, in batches.
+
+| name | module | what |
+|---|---|---|
+| `nsga2` | `nsga2.py` | the default: NSGA-II with simulated binary crossover and polynomial mutation, from Optuna |
+| `tpe` | `tpe.py` | the multi-objective tree-structured Parzen estimator, from Optuna |
+| `random` | `random.py` | uniformly random: what the others have to beat |
+
+Other packages add samplers under the entry-point group `autoprune.samplers`; `tests/search/test_samplers.py` holds the
+contract they are checked against.
+"""
+
+from __future__ import annotations
+
+from autoprune.search.samplers.sampler import SAMPLERS, Sampler, SamplerFactory, SamplerSettings, Told
+
+__all__ = ["SAMPLERS", "Sampler", "SamplerFactory", "SamplerSettings", "Told"]

@@ -1,0 +1,68 @@
+"""From what a sampler asks for to what is new: a batch of choices that repeats nothing, the same on every run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.search.trial import Choice, Origin
+
+_TRIES = 100  # at finding a choice that is new near one that is not
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A choice with its place in the sequence."""
+
+    number: int
+    choice: Choice
+    origin: Origin
+
+
+def derived_seed(*parts: int) -> int:
+    """A 32-bit seed of several numbers; unrelated for any two tuples."""
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def without_repeats(
+    proposals: Sequence[Proposal], seen: Collection[Choice], levels: Sequence[int], seed: int
+) -> Iterator[Proposal]:
+    """The proposals, those that repeat `seen` or each other moved to something new nearby.
+
+    A proposal around which nothing new is found is left out; its number stays unused. What comes out depends on the
+    arguments alone.
+    """
+    taken = set(seen)
+    for proposal in proposals:
+        choice: Choice | None = proposal.choice
+        if choice in taken:
+            choice = nearby(proposal.choice, taken, levels, derived_seed(seed, proposal.number))
+        if choice is not None:
+            taken.add(choice)
+            yield Proposal(proposal.number, choice, proposal.origin)
+
+
+def nearby(choice: Choice, taken: Collection[Choice], levels: Sequence[int], seed: int) -> Choice | None:
+    """A choice not taken: one variable moved by one level, then more and further; None after too many tries."""
+    free = [place for place, count in enumerate(levels) if count > 1]
+    if not free:
+        return None
+    rng = np.random.default_rng(seed)
+    for attempt in range(_TRIES):
+        moved = list(choice)
+        reach = 1 + attempt // 10
+        for place in rng.choice(free, size=min(len(free), reach), replace=False):
+            step = int(rng.integers(1, reach + 1)) * (1 if rng.random() < 0.5 else -1)
+            moved[place] = _reflected(moved[place] + step, levels[place])
+        if tuple(moved) not in taken:
+            return tuple(moved)
+    return None
+
+
+def _reflected(level: int, count: int) -> int:
+    """A level past an end comes back from it."""
+    period = 2 * (count - 1)
+    level %= period
+    return min(level, period - level)

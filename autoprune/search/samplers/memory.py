@@ -1,0 +1,81 @@
+"""An Optuna study in memory, fed with what was found: what Optuna's samplers look at when they propose."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.search.samplers.sampler import SamplerSettings, Told
+from autoprune.search.trial import Choice
+
+
+def distributions(levels: tuple[int, ...], names: tuple[str, ...] | None = None) -> dict[str, BaseDistribution]:
+    """One ordered integer a variable, by name, or by position where no names are given."""
+    keys = names if names is not None else tuple(f"x{i}" for i in range(len(levels)))
+    return {name: IntDistribution(0, count - 1) for name, count in zip(keys, levels, strict=True)}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna warns of parts that it calls experimental, and logs each study made; users did not ask for either."""
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
+    finally:
+        optuna.logging.set_verbosity(verbosity)
+
+
+class MemoryStudy:
+    """The study, and the search space without its variables of one level (Optuna's samplers do not take those)."""
+
+    def __init__(self, settings: SamplerSettings) -> None:
+        self._names = tuple(f"x{i}" for i in range(len(settings.levels)))
+        self._all = distributions(settings.levels)
+        self.space = {name: d for name, d in self._all.items() if not d.single()}
+        with quiet():
+            self.study = optuna.create_study(directions=["minimize"] * settings.objectives)
+
+    def add(self, told: Told, system_attrs: dict[str, int]) -> None:
+        """Add what was found; failures are not for samplers to see."""
+        if told.values is None:
+            return
+        self.study.add_trial(
+            optuna.trial.create_trial(
+                values=told.values,
+                params=dict(zip(self._names, told.choice, strict=True)),
+                distributions=self._all,
+                system_attrs=dict(system_attrs),
+                constraints=told.violations,
+            )
+        )
+
+    def ask(
+        self, sampler: optuna.samplers.BaseSampler, count: int, system_attrs: dict[str, int], relative: bool = True
+    ) -> list[Choice]:
+        """`count` choices of an Optuna sampler, drawn through its public methods without leaving running trials behind.
+
+        Args:
+            system_attrs: of the trial that the sampler is made to believe it draws for.
+            relative: draw all variables together; the sampler's independent draws otherwise.
+        """
+        trial = _running(system_attrs)
+        return [self._draw(sampler, trial, relative) for _ in range(count)]
+
+    def _draw(self, sampler: optuna.samplers.BaseSampler, trial: FrozenTrial, relative: bool) -> Choice:
+        drawn = sampler.sample_relative(self.study, trial, self.space) if relative and self.space else {}
+        for name, distribution in self.space.items():
+            if name not in drawn:
+                drawn[name] = sampler.sample_independent(self.study, trial, name, distribution)
+        return tuple(int(drawn.get(name, 0)) for name in self._names)
+
+
+def _running(system_attrs: dict[str, int]) -> FrozenTrial:
+    return optuna.trial.create_trial(state=TrialState.RUNNING, system_attrs=dict(system_attrs))

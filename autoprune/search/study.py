@@ -1,0 +1,296 @@
+"""The search itself: batches of proposals, checked against the tables, evaluated by an executor, stored, and told.
+
+What is proposed depends on (seed, trial number) alone: a batch is asked for as a whole, from what earlier batches
+found, with a seed of its own. So it does not matter how many workers there are or in which order they finish, and a search
+interrupted anywhere proposes the same again, takes from storage what is finished, and evaluates the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.search.executors import Executor, Job
+from autoprune.search.interrupts import Interrupts
+from autoprune.search.judge import Judge, SearchProblem
+from autoprune.search.progress import Progress, ProgressMeter
+from autoprune.search.proposals import Proposal, derived_seed, without_repeats
+from autoprune.search.samplers import SAMPLERS, Sampler, SamplerSettings
+from autoprune.search.storage import Record, TrialStorage
+from autoprune.search.trial import Choice, Origin, Seed, Trial
+
+__all__ = ["Progress", "SearchProblem", "Seed", "StudySettings", "Trial", "run_search"]
+
+SCHEMA = "autoprune.study/1"
+MAX_FAILURES = 5  # evaluations that all fail alike before the first success; then it is not the policies
+MAX_BARREN = 20  # batches in a row in which no policy meets the constraints
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """How it is searched.
+
+    Attributes:
+        trials: policies to evaluate, seeds included. Infeasible ones are recorded besides: they cost nothing.
+        sampler: a registered sampler.
+        seed: of all proposals.
+        time_budget_s: no evaluation is started after this long (in this process; a resumed run has it again).
+        batch: proposals a batch; the sampler decides where None. A resumed run keeps what it was started with.
+        storage: URL of a database for the trials, instead of the journal in the run folder.
+
+    Raises:
+        InputError: fewer than one trial, a seed below 0, or a time budget that is not above 0.
+    """
+
+    trials: int = 200
+    sampler: str = "nsga2"
+    seed: int = 0
+    time_budget_s: float | None = None
+    batch: int | None = None
+    storage: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.trials < 1:
+            raise InputError(f"search: expected trials >= 1, got {self.trials}.")
+        if self.seed < 0:
+            raise InputError(f"search: expected a seed >= 0, got {self.seed}.")
+        if self.time_budget_s is not None and not self.time_budget_s > 0.0:
+            raise InputError(f"search: expected a time budget above 0 s, got {self.time_budget_s}.")
+
+
+def run_search(
+    problem: SearchProblem,
+    executor: Executor,
+    settings: StudySettings,
+    *,
+    seeds: Sequence[Seed] = (),
+    folder: Path,
+    progress: Callable[[Progress], None] | None = None,
+    evaluate: Callable[..., Any] | None = None,
+) -> tuple[Trial, ...]:
+    """Search, or go on with the search that is stored in `folder`.
+
+    Args:
+        problem: space, objectives, bounds, tables, task.
+        executor: its workers hold an `Evaluator` (or what `evaluate` takes first).
+        settings: how.
+        seeds: policies evaluated first; NSGA-II's first parents are chosen among them and the rest of the first batch.
+        folder: of the run.
+        progress: called after every trial.
+        evaluate: `evaluate(context, policy, number)` -> `Evaluation` or `Failure`; `Evaluator.evaluate` where None.
+
+    Returns:
+        All trials, by number: evaluated, failed and infeasible ones.
+
+    Raises:
+        InputError: the folder holds another search (the difference is named) or is in use, or no policy is feasible.
+        AutopruneError: every evaluation fails.
+        KeyboardInterrupt: Ctrl-C. Everything finished is stored; calling again goes on.
+    """
+    if evaluate is None:
+        from autoprune.search.evaluation import Evaluator
+
+        evaluate = Evaluator.evaluate
+    names = tuple(variable.name for variable in problem.space.variables)
+    objectives = tuple(objective.name for objective in problem.objectives)
+    with TrialStorage(folder, names, problem.space.levels, objectives, settings.storage) as storage:
+        return _Search(problem, executor, settings, _seeds(problem, seeds), storage, progress, evaluate).run()
+
+
+def _seeds(problem: SearchProblem, seeds: Sequence[Seed]) -> dict[Choice, Origin]:
+    """Choices of the seeds, each once, in order."""
+    found: dict[Choice, Origin] = {}
+    for seed in seeds:
+        found.setdefault(problem.space.choice(seed.policy), seed.origin)
+    return found
+
+
+class _Search:
+    """One call of `run_search`."""
+
+    def __init__(
+        self,
+        problem: SearchProblem,
+        executor: Executor,
+        settings: StudySettings,
+        seeds: dict[Choice, Origin],
+        storage: TrialStorage,
+        progress: Callable[[Progress], None] | None,
+        evaluate: Callable[..., Any],
+    ) -> None:
+        self._judge = Judge(problem)
+        self._space = problem.space
+        self._executor = executor
+        self._settings = settings
+        self._storage = storage
+        self._evaluate = evaluate
+        self._records = _retried(storage.load())
+        wanted = _identity(problem, settings, _sampler(problem, settings, settings.batch).batch_size, len(seeds))
+        found = storage.settings(wanted)
+        _check_same(found, wanted)
+        self._batch = int(found["batch"])
+        self._first_batch = max(self._batch, int(found["seeds"]))
+        self._sampler = _sampler(problem, settings, self._batch)
+        self._seeds = tuple(seeds.items())[: self._first_batch]
+        self._failures: list[Failure] = []
+        self._meter = ProgressMeter(settings.trials, settings.time_budget_s, progress)
+        self._deadline = math.inf if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
+        self._interrupts = Interrupts()
+
+    def run(self) -> tuple[Trial, ...]:
+        with self._interrupts:
+            self._run_batches()
+        if self._interrupts.asked:
+            raise KeyboardInterrupt
+        trials = tuple(self._judge.trial(self._records[number]) for number in sorted(self._records))
+        self._check_outcome(trials)
+        return trials
+
+    def _run_batches(self) -> None:
+        """Batch after batch, recorded ones included, until trials, time or policies run out."""
+        batch, first, evaluated, barren = 0, 0, 0, 0
+        while evaluated < self._settings.trials and not self._stopping():
+            size = self._batch if batch else self._first_batch
+            proposals = self._propose(batch, first, size)
+            if not proposals:
+                return  # everything there is has been tried
+            for number in [p.number for p in proposals if p.number in self._records]:
+                self._meter.recall(self._judge.trial(self._records[number]))
+            chosen, complete = self._screen(batch, proposals, self._settings.trials - evaluated)
+            self._evaluate_all(batch, chosen)
+            if not complete or any(proposal.number not in self._records for proposal in proposals):
+                return
+            self._sampler.tell([self._judge.told(self._records[proposal.number]) for proposal in proposals])
+            self._meter.batch_done()
+            evaluated += len(chosen)
+            barren = 0 if chosen else barren + 1
+            if barren == MAX_BARREN:
+                return
+            batch, first = batch + 1, first + size
+
+    def _propose(self, batch: int, first: int, size: int) -> list[Proposal]:
+        """The proposals of a batch; what is recorded is not asked for again."""
+        numbers = range(first, first + size)
+        if all(number in self._records for number in numbers):
+            return [self._recorded(number) for number in numbers]
+        seeds = self._seeds if batch == 0 else ()
+        asked = self._sampler.ask(size - len(seeds), derived_seed(self._settings.seed, first))
+        wanted: list[tuple[Choice, Origin]] = [*seeds, *((choice, "sampler") for choice in asked)]
+        new = [
+            Proposal(number, choice, origin)
+            for number, (choice, origin) in zip(numbers, wanted, strict=True)
+            if number not in self._records
+        ]
+        seen = {record.choice for record in self._records.values()}
+        fresh = without_repeats(new, seen, self._space.levels, self._settings.seed)
+        known = [self._recorded(number) for number in numbers if number in self._records]
+        return sorted([*known, *fresh], key=lambda proposal: proposal.number)
+
+    def _recorded(self, number: int) -> Proposal:
+        record = self._records[number]
+        return Proposal(number, record.choice, record.origin)
+
+    def _screen(self, batch: int, proposals: Sequence[Proposal], left: int) -> tuple[list[Proposal], bool]:
+        """Which proposals to evaluate: the first `left` that the tables allow; and whether that is all of them.
+
+        Those that the tables do not allow are recorded.
+        """
+        violations = self._judge.check(proposals)
+        chosen: list[Proposal] = []
+        for proposal, violated in zip(proposals, violations, strict=True):
+            recorded = proposal.number in self._records
+            if isinstance(violated, Failure) or any(value > 0.0 for value in violated.values()):
+                if not recorded:
+                    self._record(self._judge.refused(batch, proposal, violated))
+            elif len(chosen) == left:
+                return chosen, False
+            else:
+                chosen.append(proposal)
+        return chosen, True
+
+    def _evaluate_all(self, batch: int, chosen: Sequence[Proposal]) -> None:
+        """Evaluate what is not recorded yet; the executor asks for a job whenever a worker is free."""
+        proposals = {proposal.number: proposal for proposal in chosen if proposal.number not in self._records}
+
+        def jobs() -> Iterator[Job]:
+            for number, proposal in proposals.items():
+                if self._stopping():
+                    return
+                yield Job(number, self._evaluate, (self._space.policy(proposal.choice), number))
+
+        for number, result in self._executor.run(jobs()):
+            self._record(self._judge.judged(batch, proposals[number], result))
+            self._note_failure(result)
+
+    def _record(self, record: Record) -> None:
+        with self._interrupts.shield():
+            self._storage.add(record)
+            self._records[record.number] = record
+        self._meter.found(self._judge.trial(record))
+
+    def _note_failure(self, result: Any) -> None:
+        """Stop a search in which nothing can be evaluated."""
+        if self._meter.succeeded or not isinstance(result, Failure):
+            return
+        self._failures.append(result)
+        if len(self._failures) >= MAX_FAILURES and len({failure.kind for failure in self._failures}) == 1:
+            raise AutopruneError(f"the first {len(self._failures)} evaluations all failed: {result}")
+
+    def _stopping(self) -> bool:
+        return self._interrupts.asked or time.monotonic() >= self._deadline
+
+    def _check_outcome(self, trials: Sequence[Trial]) -> None:
+        """A search without a single success is an error that says why."""
+        if not trials or any(trial.evaluated and trial.failure is None for trial in trials):
+            return
+        failures = [trial.failure for trial in trials if trial.failure is not None]
+        if failures:
+            raise AutopruneError(f"all {len(failures)} evaluations failed; the first: {failures[0]}")
+        if all(trial.violation > 0.0 for trial in trials):
+            nearest = self._records[min(trials, key=lambda trial: trial.violation).number]
+            missed = ", ".join(f"{name} (past it by {v:.1%})" for name, v in nearest.violations.items() if v > 0.0)
+            raise InputError(
+                f"constraints: none of {len(trials)} policies meets them; the nearest misses {missed}. Relax them, or "
+                "let the search space go narrower."
+            )
+
+
+def _sampler(problem: SearchProblem, settings: StudySettings, batch: int | None) -> Sampler:
+    shape = SamplerSettings(problem.space.levels, len(problem.objectives), settings.trials, batch)
+    return SAMPLERS.get(settings.sampler)(shape)
+
+
+def _retried(records: Sequence[Record]) -> dict[int, Record]:
+    """Records by number. Where nothing ever succeeded, the failures are left out: their cause may be mended."""
+    success = any(record.evaluated and record.failure is None for record in records)
+    return {record.number: record for record in records if success or record.failure is None}
+
+
+def _identity(problem: SearchProblem, settings: StudySettings, batch: int, seeds: int) -> dict[str, Any]:
+    """What a search is resumed by; all but `batch` and `seeds` must be the same."""
+    return {
+        "schema": SCHEMA,
+        "search space": problem.space.hash,
+        "objectives": [objective.name for objective in problem.objectives],
+        "constraints": [str(bound) for bound in problem.bounds],
+        "sampler": settings.sampler,
+        "seed": settings.seed,
+        "batch": batch,
+        "seeds": seeds,
+    }
+
+
+def _check_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    for key, value in wanted.items():
+        if key not in ("batch", "seeds") and found.get(key) != value:
+            raise InputError(
+                f"run folder: expected {key} {found.get(key)!r} of the search stored there, got {value!r}. Use another "
+                "run folder, or what that search was started with."
+            )
+    if not all(isinstance(found.get(key), int) and found[key] >= 0 for key in ("batch", "seeds")):
+        raise InputError("run folder: the stored settings of its search are damaged. Use another run folder.")
