@@ -33,7 +33,7 @@ class FamilyTable:
         self._dense = int(np.prod(shape, dtype=np.int64)) <= 1_000_000
         self._grid = np.full(shape if self._dense else (0,), np.nan)
         self._measured = np.isfinite(self._grid)
-        if self._dense:
+        if self._dense and self._axes:
             places = tuple(np.searchsorted(axis, sizes[:, i]) for i, axis in enumerate(self._axes))
             self._grid[places] = times_us
             self._measured = np.isfinite(self._grid)

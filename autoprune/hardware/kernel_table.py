@@ -92,7 +92,7 @@ def _cell(value: object) -> str:
         case tuple():
             return " ".join(str(item) for item in value)
         case float():
-            return f"{value:.6g}" if value < 1e6 else str(round(value))
+            return str(int(value)) if value.is_integer() else repr(value)  # reads back as it was
         case _:
             return str(value)
 

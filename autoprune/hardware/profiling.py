@@ -204,10 +204,10 @@ class _Session:
 
     def _row(self, item: PlannedKernel, found: Measurement) -> KernelRow:
         flops, bytes_ = kernel_work(item.kernel)
-        least = 0.02 * found.p50_us
+        least = max(0.02 * found.p50_us, 0.001)
 
         def above_empty(time_us: float) -> float:
-            return max(time_us - self.empty_us, least)
+            return round(max(time_us - self.empty_us, least), 3)
 
         return KernelRow(
             family=item.kernel.family,
@@ -219,7 +219,7 @@ class _Session:
             p90_us=above_empty(found.p90_us),
             p95_us=above_empty(found.p95_us),
             p99_us=above_empty(found.p99_us),
-            std_us=found.std_us,
+            std_us=round(found.std_us, 3),
             flops=flops,
             bytes=bytes_,
         )
