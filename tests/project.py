@@ -56,7 +56,7 @@ def nothing_to_prune():
 
 
 def loader(n=60, shuffle=False):
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(n)
     labels = torch.arange(n) % 3
     images = torch.randn(n, 1, 16, 16, generator=generator) + labels.float().view(-1, 1, 1, 1)
     return DataLoader(TensorDataset(images, labels), batch_size=20)
@@ -67,7 +67,7 @@ def task():
 
 
 def other_task():
-    return ap.Task.classification(loader(40), loader(), loader())
+    return ap.Task.classification(loader(57), loader(), loader())
 
 
 def empty():

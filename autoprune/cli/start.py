@@ -16,6 +16,7 @@ def search_with(config: Config, folder: Path, progress: Any = None) -> Front:
     """Run the search that `config` describes; `folder` is where it lies."""
     from autoprune import api
 
+    _check_names(config)
     return api.search(
         load_model(config.model, folder),
         load_task(config.task, folder),
@@ -33,3 +34,17 @@ def search_with(config: Config, folder: Path, progress: Any = None) -> Front:
         run=config.run or "runs/search",
         progress=progress,
     )
+
+
+def _check_names(config: Config) -> None:
+    """Look every name up before the user's code runs: loading a model may take minutes."""
+    from autoprune.hardware.profile import load_profile
+    from autoprune.pruning.criteria import criteria
+    from autoprune.search.executors import EXECUTORS
+    from autoprune.search.samplers import SAMPLERS
+
+    for profile in config.profiles:
+        load_profile(profile)
+    criteria.get(config.criterion)
+    SAMPLERS.get(config.search.sampler)
+    EXECUTORS.get(config.executor.kind)
