@@ -14,6 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+import autoprune.search  # the room `search/`: loaded first, so that the function of that name can stand in its place
+
 if TYPE_CHECKING:
     from autoprune.api import (
         Front,
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
         search,
         trace,
     )
+
+else:
+    del search
 
 __version__ = "0.1.0"
 
