@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import IO, Any, Self, cast, get_args
 
 import optuna
+from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.core.errors import Failure, InputError
-from autoprune.search.samplers.memory import distributions, quiet
+from autoprune.search.samplers.memory import quiet
 from autoprune.search.samplers.nsga2 import GENERATION_KEY
 from autoprune.search.trial import Choice, Origin
 
@@ -116,7 +117,9 @@ class TrialStorage:
     ) -> None:
         self._names = names
         self._levels = levels
-        self._distributions = distributions(levels, names)
+        self._distributions: dict[str, BaseDistribution] = {
+            name: IntDistribution(0, count - 1) for name, count in zip(names, levels, strict=True)
+        }
         self._lock = FolderLock(folder)
         try:
             with quiet():

@@ -1,8 +1,8 @@
 """The search itself: batches of proposals, checked against the tables, evaluated by an executor, stored, and told.
 
 What is proposed depends on (seed, trial number) alone: a batch is asked for as a whole, from what earlier batches
-found, with a seed of its own. So it does not matter how many workers there are or in which order they finish, and a search
-interrupted anywhere proposes the same again, takes from storage what is finished, and evaluates the rest.
+found, with a seed of its own. So it does not matter how many workers there are or in which order they finish, and a
+search interrupted anywhere proposes the same again, takes from storage what is finished, and evaluates the rest.
 """
 
 from __future__ import annotations

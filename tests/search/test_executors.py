@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -33,8 +32,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("marks")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def executor(request: pytest.FixtureRequest, folder: Path) -> Iterator[Executor]:
+    if request.param == "ray":
+        request.getfixturevalue("local_ray")
     with open_executor(Bench(folder), SETTINGS[request.param]) as opened:
         yield opened
 
@@ -108,8 +109,11 @@ class TestElsewhere:
 
 
 @pytest.mark.parametrize("kind", EVERYWHERE)
-def test_threads_are_fixed(kind: str) -> None:
+def test_threads_are_fixed(kind: str, request: pytest.FixtureRequest) -> None:
     import torch
+
+    if kind == "ray":
+        request.getfixturevalue("local_ray")
 
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -217,37 +221,43 @@ def test_workers_leave_with_a_driver_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
-def test_ray_listens_on_this_machine_only_and_is_shut_down() -> None:
-    import ray
-
-    assert not ray.is_initialized()
-    with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
-        list(executor.run([Job(0, Bench.where)]))
-        raylets = [p for p in psutil.process_iter(["name"]) if p.info["name"] in ("raylet", "gcs_server")]
-        mine = [p for p in raylets if psutil.Process().pid in {parent.pid for parent in p.parents()}]
-        listening = [c.laddr.ip for p in mine for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-        assert listening
-        assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
-    assert not ray.is_initialized()
-
-
-@pytest.mark.ray
-def test_a_ray_that_runs_already_is_used_and_left_running() -> None:
-    import ray
-
-    ray.init(num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    try:
-        with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
-            assert answers(executor, Job(0, Bench.square, (3,))) == {0: 9}
-        assert ray.is_initialized()
-        broken = open_executor(Broken(), ExecutorSettings("ray", workers=1))
-        with broken, pytest.raises(AutopruneError, match="elsewhere"):
-            answers(broken, Job(0, Bench.square, (3,)))
-    finally:
-        ray.shutdown()
-
-
-@pytest.mark.ray
 def test_no_ray_at_the_address() -> None:
-    with pytest.raises(InputError, match=r"expected a Ray cluster at '127\.0\.0\.1:1'"):
-        open_executor(Bench(), ExecutorSettings("ray", address="127.0.0.1:1"))
+    code = (
+        "from autoprune.search.executors import *\nopen_executor(None, ExecutorSettings('ray', address='127.0.0.1:1'))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert "InputError: executor: expected a Ray cluster at '127.0.0.1:1', got [Errno" in done.stderr
+
+
+@pytest.mark.ray
+def test_ray_listens_on_this_machine_only(local_ray: Executor) -> None:
+    mine = [p for p in psutil.Process().children(recursive=True) if p.name() in ("raylet", "gcs_server")]
+    listening = [c.laddr.ip for p in mine for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+    assert listening
+    assert set(listening) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+@pytest.mark.ray
+def test_a_ray_that_runs_already_is_left_running(local_ray: Executor) -> None:
+    import ray
+
+    with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
+        assert answers(executor, Job(0, Bench.square, (3,))) == {0: 9}
+    assert ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_a_context_that_does_not_load_on_ray_is_named(local_ray: Executor) -> None:
+    executor = open_executor(Broken(), ExecutorSettings("ray", workers=1))
+    with executor, pytest.raises(AutopruneError, match="elsewhere"):
+        answers(executor, Job(0, Bench.square, (3,)))
+
+
+@pytest.mark.ray
+def test_an_overdue_job_on_ray_is_a_failure(local_ray: Executor) -> None:
+    with open_executor(Bench(), ExecutorSettings("ray", workers=1, timeout_s=1.0)) as executor:
+        got = answers(executor, Job(0, Bench.nap, (60.0,)), Job(1, Bench.square, (2,)))
+    assert got[1] == 4
+    assert isinstance(got[0], Failure)
+    assert "no answer within 1 s" in got[0].message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import optuna
@@ -12,12 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.search.samplers.sampler import SamplerSettings, Told
 from autoprune.search.trial import Choice
-
-
-def distributions(levels: tuple[int, ...], names: tuple[str, ...] | None = None) -> dict[str, BaseDistribution]:
-    """One ordered integer a variable, by name, or by position where no names are given."""
-    keys = names if names is not None else tuple(f"x{i}" for i in range(len(levels)))
-    return {name: IntDistribution(0, count - 1) for name, count in zip(keys, levels, strict=True)}
 
 
 @contextmanager
@@ -33,29 +27,45 @@ def quiet() -> Iterator[None]:
         optuna.logging.set_verbosity(verbosity)
 
 
+class _Shared(IntDistribution):
+    """Nothing changes a distribution; not copying forty of them with each trial saves half a millisecond."""
+
+    def __deepcopy__(self, memo: object) -> _Shared:
+        return self
+
+
 class MemoryStudy:
     """The study, and the search space without its variables of one level (Optuna's samplers do not take those)."""
 
     def __init__(self, settings: SamplerSettings) -> None:
         self._names = tuple(f"x{i}" for i in range(len(settings.levels)))
-        self._all = distributions(settings.levels)
+        self._all: dict[str, BaseDistribution] = {
+            name: _Shared(0, count - 1) for name, count in zip(self._names, settings.levels, strict=True)
+        }
         self.space = {name: d for name, d in self._all.items() if not d.single()}
+        self._storage = optuna.storages.InMemoryStorage()
         with quiet():
-            self.study = optuna.create_study(directions=["minimize"] * settings.objectives)
+            study = optuna.create_study(storage=self._storage, directions=["minimize"] * settings.objectives)
+        self._study_name = study.study_name
 
-    def add(self, told: Told, system_attrs: dict[str, int]) -> None:
+    def study(self, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+        """The study as it is now. Not kept, as an Optuna study remembers the trials that it saw first."""
+        return optuna.load_study(study_name=self._study_name, storage=self._storage, sampler=sampler)
+
+    def add(self, batch: Sequence[Told], system_attrs: dict[str, int]) -> None:
         """Add what was found; failures are not for samplers to see."""
-        if told.values is None:
-            return
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                values=told.values,
-                params=dict(zip(self._names, told.choice, strict=True)),
-                distributions=self._all,
-                system_attrs=dict(system_attrs),
-                constraints=told.violations,
-            )
-        )
+        study = self.study(optuna.samplers.RandomSampler())
+        for told in batch:
+            if told.values is not None:
+                study.add_trial(
+                    optuna.trial.create_trial(
+                        values=told.values,
+                        params=dict(zip(self._names, told.choice, strict=True)),
+                        distributions=self._all,
+                        system_attrs=dict(system_attrs),
+                        constraints=told.violations,
+                    )
+                )
 
     def ask(
         self, sampler: optuna.samplers.BaseSampler, count: int, system_attrs: dict[str, int], relative: bool = True
@@ -67,13 +77,14 @@ class MemoryStudy:
             relative: draw all variables together; the sampler's independent draws otherwise.
         """
         trial = _running(system_attrs)
-        return [self._draw(sampler, trial, relative) for _ in range(count)]
+        study = self.study(sampler)
+        return [self._draw(study, trial, relative) for _ in range(count)]
 
-    def _draw(self, sampler: optuna.samplers.BaseSampler, trial: FrozenTrial, relative: bool) -> Choice:
-        drawn = sampler.sample_relative(self.study, trial, self.space) if relative and self.space else {}
+    def _draw(self, study: optuna.Study, trial: FrozenTrial, relative: bool) -> Choice:
+        drawn = study.sampler.sample_relative(study, trial, self.space) if relative and self.space else {}
         for name, distribution in self.space.items():
             if name not in drawn:
-                drawn[name] = sampler.sample_independent(self.study, trial, name, distribution)
+                drawn[name] = study.sampler.sample_independent(study, trial, name, distribution)
         return tuple(int(drawn.get(name, 0)) for name in self._names)
 
 

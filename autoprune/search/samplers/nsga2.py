@@ -6,10 +6,12 @@ parent of generation 1, whoever proposed it, so seeds are tagged and `enqueue_tr
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from optuna.samplers import NSGAIISampler
 from optuna.samplers.nsgaii import PolynomialMutation, SBXCrossover
+from optuna.trial import FrozenTrial
 
 from autoprune.search.samplers.memory import MemoryStudy, quiet
 from autoprune.search.samplers.sampler import SamplerSettings, Told
@@ -23,8 +25,12 @@ _CROSSOVER_PROBABILITY = 0.9
 
 
 def population_size(trials: int) -> int:
-    """Enough generations to move (8 or more), enough parents to spread; a multiple of 4, so that workers stay busy."""
-    return min(64, max(8, 4 * (trials // 32)))
+    """About as many parents as generations; a multiple of 4, so that workers have equal shares.
+
+    On a synthetic problem of 40 variables, 200 trials reach a hypervolume of .552 with 12 parents, .550 with 24, .541
+    with 48 (random: .520); 1,000 trials .570 with 24, .564 with 64 (random: .527).
+    """
+    return min(64, max(8, 4 * (math.isqrt(trials) // 4)))
 
 
 class Nsga2:
@@ -38,21 +44,22 @@ class Nsga2:
     def ask(self, count: int, seed: int) -> list[Choice]:
         """Children of the parents so far; random choices where there are none to cross."""
         sampler = self._sampler(seed)
-        parents = sampler.get_parent_population(self._memory.study, self._generation)
+        parents = sampler.get_parent_population(self._memory.study(sampler), self._generation)
         return self._memory.ask(sampler, count, {GENERATION_KEY: self._generation}, relative=len(parents) >= 2)
 
     def tell(self, batch: Sequence[Told]) -> None:
         """Add a generation, and select the next parents from it and its own parents."""
-        for told in batch:
-            self._memory.add(told, {GENERATION_KEY: self._generation})
+        self._memory.add(batch, {GENERATION_KEY: self._generation})
         self._generation += 1
-        # At once, so that after a resume no chain of generations is walked recursively.
-        self._sampler(0).get_parent_population(self._memory.study, self._generation)
+        self._parents()  # at once, so that after a resume no chain of generations is walked recursively
 
     def parents(self) -> list[Choice]:
         """Choices of the parents of the next generation."""
-        found = self._sampler(0).get_parent_population(self._memory.study, self._generation)
-        return [tuple(int(level) for level in trial.params.values()) for trial in found]
+        return [tuple(int(level) for level in trial.params.values()) for trial in self._parents()]
+
+    def _parents(self) -> list[FrozenTrial]:
+        sampler = self._sampler(0)
+        return sampler.get_parent_population(self._memory.study(sampler), self._generation)
 
     def _sampler(self, seed: int) -> NSGAIISampler:
         """A fresh one for each batch: no state but the study's, so a resumed run cannot differ."""

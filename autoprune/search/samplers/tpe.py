@@ -28,5 +28,4 @@ class Tpe:
 
     def tell(self, batch: Sequence[Told]) -> None:
         """Add what was found."""
-        for told in batch:
-            self._memory.add(told, {})
+        self._memory.add(batch, {})
