@@ -19,7 +19,7 @@ from autoprune.artifacts.exporters.parity import resized
 from autoprune.artifacts.layout import FRONT, INPUTS, METRICS, RECIPE, RUN, TRIALS, WEIGHTS, check_name, member_folder
 from autoprune.artifacts.loading import load_module, member_names, read_inputs
 from autoprune.artifacts.program_file import program_hash, write_program
-from autoprune.artifacts.records import ExportRecord, FailureRecord, MetricsRecord, Recipe, RunRecord
+from autoprune.artifacts.records import ExportRecord, FailureRecord, GroupRecord, MetricsRecord, Recipe, RunRecord
 from autoprune.artifacts.table import clean_row, write_table
 from autoprune.artifacts.weights import state_hash, tensors_of, write_tensors
 from autoprune.core.errors import AutopruneError, Failure, InputError
@@ -41,7 +41,7 @@ def write_run(run: str | Path, graph: DependencyGraph, record: RunRecord) -> Run
     Args:
         run: the folder; made where it does not exist.
         graph: the traced dense model.
-        record: how the run is made; `groups`, `units` and the hashes of weights and program are filled in here.
+        record: how the run is made; `groups` and the hashes of weights and program are filled in here.
 
     Returns:
         The record as written.
@@ -51,9 +51,8 @@ def write_run(run: str | Path, graph: DependencyGraph, record: RunRecord) -> Run
             the first difference is named.
     """
     folder = Path(run)
-    sizes = {group.id: group.size for group in graph.groups.values()}
-    units = {group.id: group.unit for group in graph.groups.values()}
-    known = {"groups": sizes, "units": units, "hashes": source_hashes(graph) | record.hashes}
+    groups = tuple(GroupRecord(id=group.id, size=group.size, unit=group.unit) for group in graph.groups.values())
+    known = {"groups": groups, "hashes": source_hashes(graph) | record.hashes}
     full = record.model_copy(update={**known, "name": record.name or folder.resolve().name})
     check_same_run(folder, full)
     write_program(folder, graph.program)

@@ -58,6 +58,16 @@ class Record(BaseModel):
 R = TypeVar("R", bound=Record)
 
 
+class GroupRecord(BaseModel):
+    """A dependency group: its id, units in the dense model and what a unit is (`channel`, `head`)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str
+    size: Count
+    unit: str = ""
+
+
 class RunRecord(Record):
     """How a run was made. Everything here is shown in the report.
 
@@ -68,8 +78,7 @@ class RunRecord(Record):
         objectives: as asked for (`error`, `latency_p50@phone`), the quality first.
         constraints: as asked for.
         profiles: names of the hardware profiles; with several, latency columns end in `@profile`.
-        groups: group id -> units in the dense model, in program order; filled by `write_run`.
-        units: group id -> kind of unit (`channel`, `head`), where known.
+        groups: the prunable groups, in program order; filled by `write_run`.
         seed: of the search.
         versions: package -> version, python and platform among them.
         hashes: of model, data, space and profiles, as the search computed them.
@@ -86,8 +95,7 @@ class RunRecord(Record):
     objectives: tuple[str, ...] = ("error", "latency_p50")
     constraints: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
-    groups: dict[str, Count] = Field(default_factory=dict)
-    units: dict[str, str] = Field(default_factory=dict)
+    groups: tuple[GroupRecord, ...] = ()
     seed: int = 0
     versions: dict[str, str] = Field(default_factory=dict)
     hashes: dict[str, str] = Field(default_factory=dict)

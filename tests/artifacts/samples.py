@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autoprune.artifacts.layout import FRONT, METRICS, RECIPE, RUN, TRIALS, member_folder
-from autoprune.artifacts.records import ExportRecord, FailureRecord, MetricsRecord, Recipe, RunRecord
+from autoprune.artifacts.records import ExportRecord, FailureRecord, GroupRecord, MetricsRecord, Recipe, RunRecord
 from autoprune.artifacts.table import Row, clean_row, write_table
 
 GROUPS = {f"layer{stage}.{block}.conv1": 16 * 2**stage for stage in range(3) for block in range(3)}
@@ -80,7 +80,8 @@ def write_sample(
             cells |= {f"latency_p50_us@{other}": 3.0 * float(cells[f"latency_p50_us{suffix}"] or 0)}
     rows = [{name.replace("accuracy", metric): cell for name, cell in cells.items()} for cells in rows]
     RunRecord(
-        name=run.name, metrics=(metric,), profiles=profiles, groups=GROUPS, seed=3,
+        name=run.name, metrics=(metric,), profiles=profiles, seed=3,
+        groups=tuple(GroupRecord(id=group, size=size) for group, size in GROUPS.items()),
         versions={"torch": "2.13.0", "python": "3.11"}, hashes={"model": "0123456789abcdef"},
         config={"space": "cnn", "search": {"trials": 200}}, constraints=("latency_p99 <= 8ms",),
     ).write(run / RUN)  # fmt: skip

@@ -79,7 +79,8 @@ def test_what_is_written(run: Path, graph: DependencyGraph) -> None:
     record = MetricsRecord.read(folder / METRICS)
     assert record.row["accuracy"] == 0.9
     assert record.exports["safetensors"].bytes == (folder / "model.safetensors").stat().st_size
-    assert RunRecord.read(run / RUN).groups == {group.id: group.size for group in graph.groups.values()}
+    groups = [(group.id, group.size, group.unit) for group in RunRecord.read(run / RUN).groups]
+    assert groups == [(group.id, group.size, group.unit) for group in graph.groups.values()]
     assert not list(run.rglob(".*"))
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoprune.artifacts.layout import FRONT, REPORT, RUN, TRIALS
-from autoprune.artifacts.records import RunRecord
+from autoprune.artifacts.records import GroupRecord, RunRecord
 from autoprune.artifacts.report import write_report
 from autoprune.artifacts.report.budget import fastest_within, staircase
 from autoprune.artifacts.report.data import load_report_data
@@ -104,7 +104,7 @@ HOSTILE = '<img src=x onerror=alert(1)></script><script>alert("2")</script>&amp;
 def test_names_are_escaped(tmp_path: Path) -> None:
     run = write_sample(tmp_path / "sample", metric=HOSTILE, profiles=("cpu", HOSTILE))
     record = RunRecord.read(run / RUN)
-    groups = {f"{HOSTILE}{name}": size for name, size in record.groups.items()}
+    groups = tuple(GroupRecord(id=f"{HOSTILE}{group.id}", size=group.size) for group in record.groups)
     record.model_copy(
         update={
             "name": HOSTILE, "groups": groups, "notes": (HOSTILE,), "versions": {HOSTILE: HOSTILE},

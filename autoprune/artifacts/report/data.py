@@ -81,6 +81,23 @@ class ReportData:
     views: tuple[View, ...]
 
     @property
+    def group_sizes(self) -> dict[str, int]:
+        """Group id -> units in the dense model, in program order; from the recipes where the run does not say."""
+        if self.record.groups:
+            return {group.id: group.size for group in self.record.groups}
+        sizes: dict[str, int] = {}
+        for policy in self.widths.values():
+            for group, width in policy.items():
+                sizes[group] = max(width, sizes.get(group, 0))
+        return sizes
+
+    def time_unit(self, view: View) -> tuple[str, float]:
+        """The unit that suits a view's latencies, and how many microseconds it is."""
+        known = [view.latency_us(row) for row in (*self.members, *([self.dense] if self.dense else []))]
+        largest = max((value for value in known if math.isfinite(value)), default=0.0)
+        return ("us", 1.0) if largest < 1e3 else ("ms", 1e3) if largest < 1e7 else ("s", 1e6)
+
+    @property
     def metric(self) -> str:
         """The quality metric of the search."""
         return self.record.metrics[0] if self.record.metrics else "accuracy"

@@ -11,13 +11,20 @@ from autoprune.artifacts.choice import number
 from autoprune.artifacts.report.data import ReportData, View
 from autoprune.artifacts.report.statistics import kendall_tau, mean_relative_error, paired
 from autoprune.artifacts.table import Row
-from autoprune.core.units import format_count
+from autoprune.core.units import format_count, format_us
 
 Figure: TypeAlias = dict[str, Any]
 
 BLUE, ORANGE, GREY, INK, GREEN = "#2563eb", "#d97706", "#94a3b8", "#0f172a", "#059669"
 _FONT = {"family": "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": "#334155"}
-_AXIS = {"gridcolor": "#e9eef4", "zeroline": False, "linecolor": "#cbd5e1", "ticks": "outside", "tickcolor": "#cbd5e1"}
+_AXIS = {
+    "gridcolor": "#e9eef4",
+    "zeroline": False,
+    "linecolor": "#cbd5e1",
+    "ticks": "outside",
+    "tickcolor": "#cbd5e1",
+    "automargin": True,
+}
 
 
 def escape(value: object) -> str:
@@ -39,7 +46,14 @@ def layout(x_title: str, y_title: str, **extra: Any) -> Figure:
         "margin": {"l": 64, "r": 20, "t": 36, "b": 54},
         "xaxis": {**_AXIS, "title": {"text": label(x_title)}},
         "yaxis": {**_AXIS, "title": {"text": label(y_title)}},
-        "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "bgcolor": "rgba(0,0,0,0)"},
+        "legend": {
+            "orientation": "h",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "x": 0,
+            "traceorder": "normal",
+            "bgcolor": "rgba(0,0,0,0)",
+        },
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#cbd5e1", "activecolor": "#64748b"},
         "hoverlabel": {"bgcolor": "white", "bordercolor": "#cbd5e1", "font": {**_FONT, "size": 12}, "align": "left"},
     }
@@ -52,8 +66,10 @@ def _plain(values: Iterable[float]) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def _ms(values: Iterable[float]) -> list[float | None]:
-    return _plain(value / 1e3 for value in values)
+def _times(data: ReportData, view: View, rows: Iterable[Row], column: str | None = None) -> list[float | None]:
+    """Latencies of rows in the view's unit: of a column, else measured where measured and predicted elsewhere."""
+    scale = data.time_unit(view)[1]
+    return _plain((number(row.get(column)) if column else view.latency_us(row)) / scale for row in rows)
 
 
 def front_figure(data: ReportData, view: View) -> Figure:
@@ -63,10 +79,12 @@ def front_figure(data: ReportData, view: View) -> Figure:
     if data.dense:
         traces.append(_dense_trace(data, data.dense, view))
     device = f" on {view.profile}" if view.profile else ""
+    unit, scale = data.time_unit(view)
     return {
         "data": traces,
         "layout": layout(
-            f"latency {view.percentile}{device}, ms", data.quality_title, height=480, hovermode="closest",
+            f"latency {view.percentile}{device}, {unit}", data.quality_title, height=480,
+            hovermode="closest", meta={"us": scale},
             xaxis=_range("x", data, view), yaxis=_range("y", data, view),
         ),
     }  # fmt: skip
@@ -77,8 +95,9 @@ def _trial_trace(data: ReportData, view: View) -> Figure:
     text = [f"trial {label(row.get('number', '?'))}, {label(row.get('origin') or 'sampler')}" for row in rows]
     return {
         "type": "scatter", "mode": "markers", "name": f"trials ({len(rows)}), before fine-tuning",
-        "x": _ms(number(row.get(view.predicted)) for row in rows), "y": _plain(data.quality(row) for row in rows),
-        "text": text, "hovertemplate": "%{text}<br>%{x:.4g} ms predicted, %{y:.4g}<extra></extra>",
+        "x": _times(data, view, rows, view.predicted), "y": _plain(data.quality(row) for row in rows),
+        "text": text,
+        "hovertemplate": f"%{{text}}<br>%{{x:.4g}} {data.time_unit(view)[0]} predicted, %{{y:.4g}}<extra></extra>",
         "marker": {"size": 5, "color": GREY, "opacity": 0.45},
     }  # fmt: skip
 
@@ -91,7 +110,7 @@ def _shift_traces(data: ReportData, view: View) -> list[Figure]:
     ties_x: list[float | None] = []
     ties_y: list[float | None] = []
     for row in rows:
-        ties_x += [*_ms([number(row[view.predicted]), number(row[view.measured])]), None]
+        ties_x += [*_times(data, view, [row], view.predicted), *_times(data, view, [row], view.measured), None]
         ties_y += [*_plain([data.quality(row), data.quality(row)]), None]
     names = [label(row["member"]) for row in rows]
     return [
@@ -101,8 +120,8 @@ def _shift_traces(data: ReportData, view: View) -> list[Figure]:
         },
         {
             "type": "scatter", "mode": "markers", "name": "members, predicted latency", "text": names,
-            "x": _ms(number(row[view.predicted]) for row in rows), "y": _plain(data.quality(row) for row in rows),
-            "hovertemplate": "%{text}<br>%{x:.4g} ms predicted<extra></extra>",
+            "x": _times(data, view, rows, view.predicted), "y": _plain(data.quality(row) for row in rows),
+            "hovertemplate": f"%{{text}}<br>%{{x:.4g}} {data.time_unit(view)[0]} predicted<extra></extra>",
             "marker": {"size": 8, "color": "white", "line": {"color": "#60a5fa", "width": 1.5}},
         },
     ]  # fmt: skip
@@ -115,7 +134,7 @@ def _member_trace(data: ReportData, view: View) -> Figure:
         "type": "scatter", "mode": "lines+markers", "meta": "members", "ids": [str(row["member"]) for row in rows],
         "name": f"members, {'measured' if measured else 'predicted'} latency",
         "text": [_hover(data, row, view) for row in rows],
-        "x": _ms(view.latency_us(row) for row in rows), "y": _plain(data.quality(row) for row in rows),
+        "x": _times(data, view, rows), "y": _plain(data.quality(row) for row in rows),
         "hovertemplate": "%{text}<extra></extra>", "line": {"color": BLUE, "width": 1.6, "shape": "hv"},
         "marker": {"size": 10, "opacity": 1, "color": BLUE, "line": {"color": "white", "width": 1}},
     }  # fmt: skip
@@ -123,7 +142,7 @@ def _member_trace(data: ReportData, view: View) -> Figure:
 
 def _dense_trace(data: ReportData, dense: Row, view: View) -> Figure:
     return {
-        "type": "scatter", "mode": "markers", "name": "dense", "x": _ms([view.latency_us(dense)]),
+        "type": "scatter", "mode": "markers", "name": "dense", "x": _times(data, view, [dense]),
         "y": _plain([data.quality(dense)]), "text": [_hover(data, dense, view)],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {"size": 15, "symbol": "star", "color": ORANGE, "line": {"color": "white", "width": 1}},
@@ -138,7 +157,7 @@ def _hover(data: ReportData, row: Row, view: View) -> str:
                 lines.append(f"{label(metric)} {number(row[column]):.4g} on {where}")
     for column, what in ((view.measured, "measured"), (view.predicted, "predicted")):
         if row.get(column) is not None:
-            lines.append(f"{number(row[column]) / 1e3:.4g} ms {what}")
+            lines.append(f"{format_us(number(row[column]))} {what}")
     for column, suffix in (("params", " parameters"), ("macs", " MACs")):
         if row.get(column) is not None:
             lines.append(f"{format_count(number(row[column]))}{suffix}")
@@ -148,9 +167,10 @@ def _hover(data: ReportData, row: Row, view: View) -> str:
 def _range(axis: str, data: ReportData, view: View) -> Figure:
     """A range that shows members and dense well: untrained trials reach far beyond and would press the front flat."""
     everyone = [*data.members, *([data.dense] if data.dense else [])]
-    values = [view.latency_us(row) / 1e3 if axis == "x" else data.quality(row) for row in everyone]
+    scale = data.time_unit(view)[1]
+    values = [view.latency_us(row) / scale if axis == "x" else data.quality(row) for row in everyone]
     if axis == "x":
-        values += [number(row.get(view.predicted)) / 1e3 for row in everyone]
+        values += [number(row.get(view.predicted)) / scale for row in everyone]
     finite = [value for value in values if math.isfinite(value)]
     if len(finite) < 2:
         return {}
@@ -159,7 +179,9 @@ def _range(axis: str, data: ReportData, view: View) -> Figure:
     if axis == "x":
         return {"range": [max(0.0, low - 0.1 * span), high + 0.08 * span]}
     below, above = (0.6, 0.12) if data.rising and not data.as_error else (0.12, 0.6)
-    return {"range": [max(0.0, low - below * span) if low >= 0 else low - below * span, high + above * span]}
+    floor = 0.0 if low >= 0 else -math.inf
+    ceiling = 104.0 if data.as_error else math.inf
+    return {"range": [max(floor, low - below * span), min(ceiling, high + above * span)]}
 
 
 def prediction_figure(data: ReportData, view: View) -> Figure | None:
@@ -170,7 +192,8 @@ def prediction_figure(data: ReportData, view: View) -> Figure | None:
         return None
     predicted = [number(row[view.predicted]) for row in rows]
     measured = [number(row[view.measured]) for row in rows]
-    low, high = 0.92 * min(*predicted, *measured) / 1e3, 1.08 * max(*predicted, *measured) / 1e3
+    unit, scale = data.time_unit(view)
+    low, high = 0.92 * min(*predicted, *measured) / scale, 1.08 * max(*predicted, *measured) / scale
     identity = {
         "type": "scatter", "mode": "lines", "name": "identity", "x": [low, high], "y": [low, high], "hoverinfo": "skip",
         "line": {"color": GREY, "dash": "dash", "width": 1.2},
@@ -185,8 +208,8 @@ def prediction_figure(data: ReportData, view: View) -> Figure | None:
     return {
         "data": [identity, _prediction_trace(data, view, rows)],
         "layout": layout(
-            f"predicted {view.percentile}, ms", f"measured {view.percentile}, ms", height=400, xaxis=axes, yaxis=axes,
-            annotations=[note], showlegend=False,
+            f"predicted {view.percentile}, {unit}", f"measured {view.percentile}, {unit}", height=400, xaxis=axes,
+            yaxis=axes, annotations=[note], showlegend=False,
         ),
     }  # fmt: skip
 
@@ -196,12 +219,13 @@ def _prediction_trace(data: ReportData, view: View, rows: Sequence[Row]) -> Figu
     text = []
     for row in rows:
         p, m = number(row[view.predicted]), number(row[view.measured])
-        values = f"{p / 1e3:.4g} ms predicted<br>{m / 1e3:.4g} ms measured<br>error {(p - m) / m:+.1%}"
+        values = f"{format_us(p)} predicted<br>{format_us(m)} measured<br>error {(p - m) / m:+.1%}"
         text.append(f"<b>{label(row['member'])}</b><br>{values}")
+    scale = data.time_unit(view)[1]
     below, above = zip(*(view.interval_us(row) for row in rows), strict=True)
     trace: Figure = {
         "type": "scatter", "mode": "markers", "name": "members and dense", "text": text,
-        "x": _ms(number(row[view.predicted]) for row in rows), "y": _ms(number(row[view.measured]) for row in rows),
+        "x": _times(data, view, rows, view.predicted), "y": _times(data, view, rows, view.measured),
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
             "size": 10, "color": [ORANGE if row is data.dense else BLUE for row in rows],
@@ -210,7 +234,8 @@ def _prediction_trace(data: ReportData, view: View, rows: Sequence[Row]) -> Figu
     }  # fmt: skip
     if any(math.isfinite(value) for value in (*below, *above)):
         trace["error_x"] = {
-            "type": "data", "symmetric": False, "array": _ms(above), "arrayminus": _ms(below), "color": "#93c5fd",
+            "type": "data", "symmetric": False, "array": _plain(value / scale for value in above),
+            "arrayminus": _plain(value / scale for value in below), "color": "#93c5fd",
             "thickness": 1.2, "width": 3,
         }  # fmt: skip
     return trace
@@ -219,7 +244,7 @@ def _prediction_trace(data: ReportData, view: View, rows: Sequence[Row]) -> Figu
 def widths_figure(data: ReportData) -> Figure | None:
     """Share of units kept, one row a group and one column a member, the fastest first; None without recipes."""
     names = [str(row["member"]) for row in _by_latency(data) if row["member"] in data.widths]
-    sizes = data.record.groups or _largest(data.widths.values())
+    sizes = data.group_sizes
     if not names or not sizes:
         return None
     groups = list(sizes)
@@ -249,7 +274,8 @@ def widths_figure(data: ReportData) -> Figure | None:
     return {
         "data": [trace],
         "layout": layout(
-            "", "", height=max(260, 110 + 22 * len(groups)), xaxis={**axis, "side": "top"},
+            "", "", height=110 + round(min(40.0, max(22.0, 220.0 / len(groups))) * len(groups)),
+            xaxis={**axis, "side": "top"},
             yaxis={**axis, "autorange": "reversed", "automargin": True}, margin={"l": 40, "r": 20, "t": 60, "b": 20},
         ),
     }  # fmt: skip
@@ -288,11 +314,3 @@ def _by_latency(data: ReportData) -> Sequence[Row]:
         return data.members
     view = data.views[0]
     return sorted(data.members, key=lambda row: (view.latency_us(row), str(row["member"])))
-
-
-def _largest(widths: Iterable[dict[str, int]]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for policy in widths:
-        for group, width in policy.items():
-            sizes[group] = max(width, sizes.get(group, 0))
-    return sizes

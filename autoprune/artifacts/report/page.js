@@ -55,7 +55,8 @@
     const index = place.data.findIndex((trace) => trace.meta === "members");
     const ids = place.data[index].ids || [];
     Plotly.restyle(place, { "marker.size": [ids.map((id) => (id === name ? 16 : 10))] }, [index]);
-    const line = { type: "line", xref: "x", yref: "paper", x0: budget / 1e3, x1: budget / 1e3, y0: 0, y1: 1 };
+    const scale = place.layout.meta.us;
+    const line = { type: "line", xref: "x", yref: "paper", x0: budget / scale, x1: budget / scale, y0: 0, y1: 1 };
     Plotly.relayout(place, { shapes: [{ ...line, line: { color: "#94a3b8", width: 1, dash: "dot" } }] });
   }
 

@@ -88,7 +88,8 @@ def _figures(data: ReportData) -> dict[str, Any]:
 
 def _header(data: ReportData) -> str:
     profiles = ", ".join(data.record.profiles)
-    about = f"{len(data.members)} models on the Pareto front" + (f" for {profiles}" if profiles else "")
+    count = len(data.members)
+    about = f"{count} model{'' if count == 1 else 's'} on the Pareto front" + (f" for {profiles}" if profiles else "")
     notes = "".join(f"<li>{escape(note)}</li>" for note in data.record.notes)
     return (
         f'<header><p class="kicker">Autoprune report</p><h1>{escape(data.name)}</h1>'

@@ -60,9 +60,9 @@ def cards(data: ReportData) -> str:
     )
 
 
-def quality_text(data: ReportData, row: Row) -> str:
-    """The quality of a row in its metric's own direction: `97.2 % accuracy`."""
-    value = number(row.get(data.metric))
+def quality_text(data: ReportData, row: Row, column: str | None = None) -> str:
+    """The quality of a row (on validation, or another column of the metric) in its own direction: `97.2 % accuracy`."""
+    value = number(row.get(column or data.metric))
     if math.isnan(value):
         return DASH
     return f"{100 * value:.2f}&nbsp;% {escape(data.metric)}" if data.as_error else f"{escape(data.metric)} {value:.4g}"
@@ -154,12 +154,13 @@ def budget_table(data: ReportData, view: View) -> str:
             (f"{escape(format_us(step.latency_us))}{until}", step.latency_us),
             (f"<b>{escape(step.row['member'])}</b>", str(step.row["member"])),
             (quality_text(data, step.row), data.loss(step.row)),
+            (quality_text(data, step.row, f"test_{data.metric}"), number(step.row.get(f"test_{data.metric}"))),
             (kind, kind),
             (DASH if math.isnan(params) else escape(format_count(params)), params),
         ]
         body.append((f' data-from="{step.latency_us!r}"', cells))
     return html_table(
-        [f"budget for {view.percentile}", "deploy", "quality on validation", "latency", "parameters"], body, "budget"
+        [f"budget for {view.percentile}", "deploy", "on validation", "on test", "latency", "parameters"], body, "budget"
     )
 
 
