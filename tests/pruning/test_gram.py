@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,12 @@ def consumer(columns: int, blocks: int = 1, positions: int = 1) -> Consumer:
     return Consumer("0.weight", "0", Width("g", columns), blocks, positions, None)
 
 
-def patch_moments(x: Tensor, layer: nn.Conv2d) -> Moments:
+def joint(channels: int, taps: int, blocks: int = 1) -> Consumer:
+    """Each channel at each kernel position is a column."""
+    return Consumer("0.weight", "0", Product((Width("g", channels), Constant(taps))), blocks, 1, None)
+
+
+def patch_moments(x: Tensor, layer: nn.Conv2d, shared: bool) -> Moments:
     """The moments from the patches themselves."""
     pad, kernel, dilation, stride = layer.padding, layer.kernel_size, layer.dilation, layer.stride
     assert not isinstance(pad, str)
@@ -24,6 +31,9 @@ def patch_moments(x: Tensor, layer: nn.Conv2d) -> Moments:
     taps = kernel[0] * kernel[1]
     shaped = patches.reshape(x.shape[0], layer.groups, -1, taps, patches.shape[-1])
     count = x.shape[0] * patches.shape[-1]
+    if not shared:
+        flat = shaped.flatten(2, 3)
+        return Moments(torch.einsum("nbco,nbdo->bcd", flat, flat) / count, flat.sum((0, 3))[:, None] / count, count)
     second = torch.einsum("nbcto,nbdto->bcd", shaped, shaped) / (count * taps)
     return Moments(second, shaped.sum(dim=(0, 4)).transpose(1, 2) / count, count)
 
@@ -38,26 +48,44 @@ LAYERS = [
 ]
 
 
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "joint"])
 @pytest.mark.parametrize("layer", LAYERS, ids=str)
-def test_convolution_moments_are_those_of_its_patches(layer: nn.Conv2d) -> None:
+def test_convolution_moments_are_those_of_its_patches(layer: nn.Conv2d, shared: bool) -> None:
     x = torch.randn(6, 4, 7, 9, generator=torch.Generator().manual_seed(0))
-    found = collect_moments(nn.Sequential(layer), [consumer(4 // layer.groups, layer.groups)], [(x[:4],), x[4:]])[
-        "0.weight"
-    ]
-    expected = patch_moments(x, layer)
+    channels, taps = layer.in_channels // layer.groups, math.prod(layer.kernel_size)
+    reader = consumer(channels, layer.groups, taps) if shared else joint(channels, taps, layer.groups)
+    found = collect_moments(nn.Sequential(layer), [reader], [(x[:4],), x[4:]])["0.weight"]
+    expected = patch_moments(x, layer, shared)
     torch.testing.assert_close(found.second, expected.second)
     torch.testing.assert_close(found.mean, expected.mean)
     assert found.samples == expected.samples
 
 
-def test_same_padding_and_other_ranks() -> None:
+def test_patches_are_sampled_the_same_way_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = torch.randn(4, 8, 4, 12, 12, generator=torch.Generator().manual_seed(0)).unbind()
+    layer = nn.Conv2d(4, 3, 3, padding=1)
+    whole = collect_moments(nn.Sequential(layer), [joint(4, 9)], batches)["0.weight"]
+    assert whole.samples == 4 * 8 * 144
+    monkeypatch.setattr("autoprune.pruning.gram.LEAST_PATCHES", 0)
+    one, two = (collect_moments(nn.Sequential(layer), [joint(4, 9)], batches)["0.weight"] for _ in range(2))
+    assert one.samples == 32 * 36
+    assert torch.equal(one.second, two.second)
+    torch.testing.assert_close(one.second, whole.second, atol=0.15, rtol=0.0)
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["shared", "joint"])
+def test_same_padding_and_other_ranks(shared: bool) -> None:
     x = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     same, explicit = nn.Conv2d(4, 2, 3, padding="same"), nn.Conv2d(4, 2, 3, padding=1)
-    found = [collect_moments(nn.Sequential(m), [consumer(4)], [x])["0.weight"] for m in (same, explicit)]
+    reader = consumer(4, 1, 9) if shared else joint(4, 9)
+    found = [collect_moments(nn.Sequential(m), [reader], [x])["0.weight"] for m in (same, explicit)]
     torch.testing.assert_close(found[0].second, found[1].second)
     line = nn.Conv1d(4, 2, 3, padding="valid")
-    moments = collect_moments(nn.Sequential(line), [consumer(4)], [x[:, :, 0]])["0.weight"]
-    assert moments.mean.shape == (1, 3, 4)
+    reader = consumer(4, 1, 3) if shared else joint(4, 3)
+    moments = collect_moments(nn.Sequential(line), [reader], [x[:, :, 0]])["0.weight"]
+    assert moments.mean.shape == ((1, 3, 4) if shared else (1, 1, 12))
+    single = collect_moments(nn.Sequential(line), [reader], list(x[:, :, 0]))["0.weight"]
+    torch.testing.assert_close(single.second, moments.second)
 
 
 def test_linear_moments_over_tokens_and_shared_over_positions() -> None:
@@ -83,9 +111,10 @@ def test_centred_gram_is_the_covariance() -> None:
 
 
 def test_weights_and_rows_are_inverses() -> None:
-    grouped = Consumer("w", "", Width("g", 3), 2, 1, None)
     weight = torch.randn(4, 3, 5, 5)
-    assert torch.equal(grouped.weight(grouped.rows(weight), weight), weight)
+    for grouped in (consumer(3, 2, 25), joint(3, 25, 2)):
+        assert torch.equal(grouped.weight(grouped.rows(weight), weight), weight)
+    assert torch.equal(grouped.weight(grouped.rows(weight)[:, :, 25:], weight), weight[:, 1:])
     flattened = Consumer("w", "", Product((Width("g", 3), Constant(1))), 1, 4, None)
     dense = torch.randn(5, 12)
     assert torch.equal(flattened.weight(flattened.rows(dense), dense), dense)
