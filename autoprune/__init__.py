@@ -14,7 +14,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-import autoprune.search  # the room `search/`: loaded first, so that the function of that name can stand in its place
+# The room `search/` is loaded first, so that the function of that name can stand in its place.
+import autoprune.search  # noqa: F401
 
 if TYPE_CHECKING:
     from autoprune.api import (

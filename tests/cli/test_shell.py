@@ -75,6 +75,20 @@ def test_public_names() -> None:
         autoprune.serach  # noqa: B018
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import autoprune.search.space",
+        "from autoprune.search import space",
+        "from autoprune import load_profile",
+        "from autoprune import search",
+        "import importlib; importlib.import_module('autoprune.search.space')",
+    ],
+)
+def test_search_is_the_function_whatever_was_imported_before(first: str) -> None:
+    heavy_after(f"{first}\nimport autoprune, inspect\nassert inspect.isfunction(autoprune.search), autoprune.search")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_and_json(command: str) -> None:
     done = autoprune(*command.split(), "--help")
