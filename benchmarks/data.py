@@ -179,7 +179,7 @@ def cached_resnet20(train: Split, epochs: int, seed: int, cache: Path) -> ResNet
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, split: Split, batch: int = 1000) -> float:
+def accuracy(model: nn.Module, split: Split, batch: int = 200) -> float:
     """Share of correct labels, in eval mode as the model is given."""
     correct = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in split.batches(batch))
     return correct / len(split.labels)
