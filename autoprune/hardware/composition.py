@@ -66,7 +66,8 @@ def _leave_one_out(sums_us: Floats, kernels: Floats, times_us: Floats) -> Residu
         predicted = compose(fitted, sums_us[index : index + 1], kernels[index : index + 1])[0]
         errors.append(times_us[index] / max(predicted, 1e-9) - 1.0)
     values = np.array(errors)
-    return Residuals(mean_absolute=float(np.abs(values).mean()), low=float(values.min()), high=float(values.max()))
+    low, high = (float(edge) for edge in np.quantile(values, [0.05, 0.95]))
+    return Residuals(mean_absolute=float(np.abs(values).mean()), low=low, high=high)
 
 
 def validation(

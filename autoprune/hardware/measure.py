@@ -7,6 +7,7 @@ that drifts drifts for all of them.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,9 @@ class Protocol:
     seed: int = 0
 
 
+MODEL_PROTOCOL = Protocol(sessions=5, target_us=40_000.0, maximum_runs=1000)
+
+
 @dataclass(frozen=True)
 class Measurement:
     """Times of one model or kernel; percentiles are medians over sessions of each session's percentile.
@@ -61,6 +65,19 @@ class Measurement:
     n: int
     sessions_us: tuple[float, ...] = ()
 
+    def scaled(self, factor: float) -> Measurement:
+        """All times multiplied."""
+        return Measurement(
+            p50_us=factor * self.p50_us,
+            p90_us=factor * self.p90_us,
+            p95_us=factor * self.p95_us,
+            p99_us=factor * self.p99_us,
+            mean_us=factor * self.mean_us,
+            std_us=factor * self.std_us,
+            n=self.n,
+            sessions_us=tuple(factor * time for time in self.sessions_us),
+        )
+
     def us(self, percentile: str) -> float:
         """The time at "p50", "p90", "p95" or "p99"."""
         return float(getattr(self, f"{percentile}_us"))
@@ -77,18 +94,82 @@ def time_runner(runner: Runner, protocol: Protocol) -> npt.NDArray[np.float64]:
     return runner.run_us(max(protocol.minimum_runs, min(protocol.maximum_runs, wanted)))
 
 
+class Sentinel:
+    """A kernel timed around every other one, so that a machine that changes its speed is seen and corrected for.
+
+    Shared and power-managed machines switch between speeds a quarter apart within seconds. Times taken beside a
+    sentinel are scaled to `reference_us`, what the sentinel took at first; `correction` then leads to its typical time.
+
+    Attributes:
+        reference_us: the sentinel's time when it was made.
+        readings_us: every time it was read since.
+    """
+
+    RUNS = 8
+    UNSTEADY = 0.12  # a burst between two readings that differ by more is repeated
+    REPEATS = 2
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        runner.run_us(50)
+        self.reference_us = float(np.median([self._read_us() for _ in range(9)]))
+        self.readings_us: list[float] = [self.reference_us]
+
+    def _read_us(self) -> float:
+        return max(float(np.median(self._runner.run_us(self.RUNS))), 0.01)
+
+    @property
+    def correction(self) -> float:
+        """Median reading over the reference: what all scaled times are to be multiplied by in the end."""
+        return float(np.median(self.readings_us)) / self.reference_us
+
+    @property
+    def drift(self) -> float:
+        """Largest deviation of a reading from the median one, outliers (a twentieth) left out."""
+        readings = np.array(self.readings_us) / np.median(self.readings_us)
+        return float(np.quantile(np.abs(readings - 1.0), 0.95))
+
+    def time(self, runner: Runner, protocol: Protocol) -> npt.NDArray[np.float64]:
+        """A session of one candidate, scaled to the reference.  # (n,)"""
+        for _ in range(1 + self.REPEATS):
+            before = self.readings_us[-1]
+            times = time_runner(runner, protocol)
+            after = self._read_us()
+            self.readings_us.append(after)
+            if abs(after / before - 1.0) <= self.UNSTEADY:
+                break
+        return times * (2.0 * self.reference_us / (before + after))
+
+
 def time_runners(
-    runners: Sequence[Runner], protocol: Protocol, progress: Callable[[], None] | None = None
+    runners: Sequence[Runner],
+    protocol: Protocol,
+    progress: Callable[[], None] | None = None,
+    sentinel: Sentinel | None = None,
+    deadline: float | None = None,
 ) -> list[Measurement]:
-    """Time candidates against each other, in shuffled sessions; `progress` is called after each of their sessions."""
+    """Time candidates against each other, in shuffled sessions.
+
+    Args:
+        runners: the candidates.
+        protocol: how often.
+        progress: called after each session of each candidate.
+        sentinel: where given, times are scaled to its reference.
+        deadline: reading of `time.perf_counter` before which no session but the first may end late.
+    """
     random = np.random.default_rng(protocol.seed)
     times: list[list[npt.NDArray[np.float64]]] = [[] for _ in runners]
+    timed = time_runner if sentinel is None else sentinel.time
     enabled = gc.isenabled()
     try:
-        for _ in range(protocol.sessions):
-            gc.disable()
+        gc.disable()
+        start = time.perf_counter()
+        for session in range(protocol.sessions):
+            now = time.perf_counter()
+            if session and deadline is not None and now + (now - start) / session > deadline:
+                break
             for index in random.permutation(len(runners)):
-                times[index].append(time_runner(runners[index], protocol))
+                times[index].append(timed(runners[index], protocol))
                 if progress is not None:
                     progress()
     finally:
@@ -127,6 +208,8 @@ def measure_models(
     batch: int = 1,
     protocol: Protocol | None = None,
     progress: Progress | None = None,
+    sentinel: Sentinel | None = None,
+    deadline: float | None = None,
 ) -> list[Measurement | Failure]:
     """Time several whole models so that they can be compared: interleaved, in shuffled sessions.
 
@@ -136,6 +219,8 @@ def measure_models(
         threads, batch: how they are run.
         protocol: how often; the default takes about a quarter of a second a model.
         progress: called with ("models", done, total) after each model of each session.
+        sentinel: where given, times are scaled to its reference; without it they are as the clock says.
+        deadline: reading of `time.perf_counter` before which no session but the first may end late.
 
     Returns:
         In the order of `modules`; a `Failure` where a model could not be written or compiled.
@@ -145,7 +230,7 @@ def measure_models(
     """
     settings = RunSettings(threads, batch)
     chosen = RUNTIMES.get(runtime)()
-    rules = protocol or Protocol(target_us=60_000.0, maximum_runs=1000)
+    rules = protocol or MODEL_PROTOCOL
     results: list[Measurement | Failure] = []
     places, runners = [], []
     for module in modules:
@@ -158,7 +243,7 @@ def measure_models(
         runners.append(runner)
         results.append(Failure("pending", "not measured"))
     done = _Counter("models", len(runners) * rules.sessions, progress)
-    for place, measured in zip(places, time_runners(runners, rules, done), strict=True):
+    for place, measured in zip(places, time_runners(runners, rules, done, sentinel, deadline), strict=True):
         results[place] = measured
     return results
 

@@ -32,32 +32,62 @@ class PlannedKernel:
 
 
 def plan_kernels(
-    slots: Sequence[KernelSlot], widths: Mapping[str, Sequence[int]], dense: Mapping[str, int], batch: int
+    slots: Sequence[KernelSlot],
+    widths: Mapping[str, Sequence[int]],
+    dense: Mapping[str, int],
+    batch: int,
+    quantum: int = 1,
 ) -> list[PlannedKernel]:
-    """The product grid of every family's widths, coarse to fine.
+    """The product grid of every family's widths, coarse to fine; multiples of the quantum come before other widths.
 
     Args:
         slots: the model's kernels.
         widths: allowed widths by group; groups not named are dense only.
         dense: size of every group.
         batch: batch size.
+        quantum: the width multiple that the device rewards.
     """
-    levels: dict[str, list[set[int]]] = {}
+    aligned = {group: aligned_widths(values, dense[group], quantum) for group, values in widths.items()}
+    first: dict[str, list[set[int]]] = {}
+    later: dict[str, list[set[int]]] = {}
     operators: dict[str, str] = {}
     for slot in slots:
         family = slot.family(batch)
-        axes = levels.setdefault(family, [set() for _ in slot.dimensions])
         operators[family] = slot.operator
-        for axis, dimension in zip(axes, slot.dimensions, strict=True):
-            axis.update(_sizes(dimension, widths, dense))
+        for levels, allowed in ((first, aligned), (later, widths)):
+            axes = levels.setdefault(family, [set() for _ in slot.dimensions])
+            for axis, dimension in zip(axes, slot.dimensions, strict=True):
+                axis.update(_sizes(dimension, allowed, dense))
     planned = []
-    for family, axes in levels.items():
-        ranked = [_details(sorted(axis)) for axis in axes]
+    for family, axes in first.items():
+        ranked = [_ranked(axis, other) for axis, other in zip(axes, later[family], strict=True)]
         for combination in itertools.product(*(rank.items() for rank in ranked)):
             detail = max((rank for _, rank in combination), default=0)
             kernel = Kernel(family, tuple(value for value, _ in combination))
             planned.append(PlannedKernel(kernel, operators[family], detail))
     return sorted(planned, key=lambda item: (item.detail, item.kernel.family, item.kernel.sizes))
+
+
+def aligned_widths(widths: Sequence[int], dense: int, quantum: int) -> tuple[int, ...]:
+    """The ends of a group's widths and the multiples of the quantum between; all of them where the quantum is 1.
+
+    The quantum is halved until the group holds four, as search spaces do.
+    """
+    low = min([width for width in widths if width > 0], default=dense)
+    while quantum > 1 and dense < 4 * quantum:
+        quantum //= 2
+    if quantum <= 1:
+        return tuple(sorted({*widths, dense} - {0}))
+    multiples = range(quantum * -(-low // quantum), dense, quantum)
+    return (*sorted({low, *multiples}), dense) if low < dense else (dense,)
+
+
+def _ranked(first: set[int], later: set[int]) -> dict[int, int]:
+    """Level -> how early it is needed."""
+    ranks = _details(sorted(first))
+    last = max(ranks.values())
+    rest = sorted(later - first)
+    return ranks | {level: last + 1 + rank for level, rank in (_details(rest) if rest else {}).items()}
 
 
 def _sizes(dimension: Dimension, widths: Mapping[str, Sequence[int]], dense: Mapping[str, int]) -> set[int]:

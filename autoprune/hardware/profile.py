@@ -70,7 +70,7 @@ class Composition(_Model):
 
 
 class Residuals(_Model):
-    """Leave-one-out errors of the composition, relative to the measured time: `measured / predicted - 1`."""
+    """Leave-one-out errors of the composition: `measured / predicted - 1`, their mean size and middle nine tenths."""
 
     mean_absolute: float = Field(ge=0)
     low: float

@@ -21,7 +21,16 @@ from autoprune.hardware.cost import Graph
 from autoprune.hardware.devices import DEVICES
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.latency import LatencyTable
-from autoprune.hardware.measure import Measurement, Progress, Protocol, measure_models, time_runner, time_runners
+from autoprune.hardware.measure import (
+    MODEL_PROTOCOL,
+    Measurement,
+    Progress,
+    Protocol,
+    Sentinel,
+    measure_models,
+    time_runner,
+    time_runners,
+)
 from autoprune.hardware.plan import PlannedKernel, plan_kernels, sample_policies
 from autoprune.hardware.profile import (
     PERCENTILES,
@@ -31,13 +40,12 @@ from autoprune.hardware.profile import (
     ProtocolInfo,
     Validation,
 )
+from autoprune.hardware.quantum import probe_quantum
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings, Runtime
 
 KERNEL_SHARE = 0.7  # of the time budget; the rest is for whole models
 BLOCK = 32  # kernels compiled at once and timed against each other
-MAX_DRIFT = 0.25  # a block during which the sentinel was off by more is timed again, once
 KERNEL_PROTOCOL = Protocol(target_us=3_000.0, warmup_us=800.0, maximum_runs=150)
-MODEL_PROTOCOL = Protocol(target_us=60_000.0, maximum_runs=1000)
 
 
 def profile_graph(
@@ -59,10 +67,11 @@ def profile_graph(
     Args:
         graph: the traced model.
         runtime: a registered runtime.
-        widths: the widths each group may take; without it, eight even steps a group.
+        widths: the widths each group may take; without it, eight even steps a group. Multiples of the alignment
+            quantum in their range are timed as well.
         threads, batch: how models are run.
-        budget_s: stop timing kernels so that the whole takes about this long; coarse grids come first, so what is
-            left out is interpolated. None times everything.
+        budget_s: stop timing kernels so that the whole takes about this long; multiples of the alignment quantum and
+            coarse grids come first, so what is left out is interpolated. None times everything.
         whole_models: how many pruned models to time for the composition.
         name, description: of the profile.
         progress: called with ("kernels" | "models", done, total).
@@ -77,7 +86,8 @@ def profile_graph(
     allowed = _checked_widths(widths, dense)
     session = _Session(RUNTIMES.get(runtime)(), RunSettings(threads, batch), seed, progress)
     slots = kernel_slots(graph.program)
-    planned = plan_kernels(slots, allowed, dense, batch)
+    quantum = probe_quantum(session.runtime, session.settings)
+    planned = plan_kernels(slots, allowed, dense, batch, quantum)
     if not planned:
         raise InputError("profile: expected a model with at least one operation, got none to time.")
     deadline = None if budget_s is None else start + KERNEL_SHARE * budget_s
@@ -94,12 +104,12 @@ def profile_graph(
         environment=device.environment(),
         protocol=session.protocol_info(),
         provenance="measured",
+        alignment_quantum=quantum,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     )
-    bare = HardwareProfile(header, tuple(rows))
+    bare = HardwareProfile(header, tuple(sorted(rows, key=lambda row: (row.family, row.sizes))))
     policies = sample_policies(allowed, dense, whole_models, seed)
-    left_s = None if budget_s is None else budget_s - (time.perf_counter() - start)
-    composition, checked = session.compose(bare, graph, policies, left_s)
+    composition, checked = session.compose(bare, graph, policies, None if budget_s is None else start + budget_s)
     seconds = round(time.perf_counter() - start, 1)
     protocol = header.protocol.model_copy(update={"seconds": seconds})
     final = {"composition": composition, "validation": checked, "protocol": protocol}
@@ -122,14 +132,16 @@ def _checked_widths(widths: Mapping[str, Sequence[int]] | None, dense: Mapping[s
 
 @dataclass
 class _Session:
-    """One profiling session: what is fixed, and what the sentinel saw."""
+    """One profiling session: what is fixed, and what went wrong."""
 
     runtime: Runtime
     settings: RunSettings
     seed: int
     progress: Progress | None
     empty_us: float = 0.0
-    sentinel_us: list[float] = field(default_factory=list)
+    sentinel: Sentinel | None = None
+    correction: float = 1.0  # from the sentinel's reference to its typical time; of kernels and models alike
+    blocks: int = 0
     failures: list[Failure] = field(default_factory=list)
 
     def protocol_info(self) -> ProtocolInfo:
@@ -145,21 +157,21 @@ class _Session:
     def time_kernels(self, planned: Sequence[PlannedKernel], deadline: float | None) -> list[KernelRow]:
         """Times of the planned kernels, block by block, until all are done or the deadline has passed."""
         self.empty_us = self._empty_run_us()
-        sentinel = self._sentinel(planned)
+        self.sentinel = self._make_sentinel(planned)
         order = _shuffled_within_detail(planned, self.seed)
-        rows: list[KernelRow] = []
+        found: list[tuple[PlannedKernel, Measurement]] = []
         start = time.perf_counter()
         for first in range(0, len(order), BLOCK):
             now = time.perf_counter()
             if first and deadline is not None and now + BLOCK * (now - start) / first > deadline:
                 break
-            block = order[first : first + BLOCK]
-            rows += self._block(block, sentinel)
+            found += self._block(order[first : first + BLOCK])
             if self.progress is not None:
                 self.progress("kernels", min(first + BLOCK, len(order)), len(order))
-        if not rows:
+        if not found:
             raise AutopruneError(f"profile: the runtime refused every kernel, the first with: {self.failures[0]}.")
-        return rows
+        self.correction = 1.0 if self.sentinel is None else self.sentinel.correction
+        return [self._row(item, measured.scaled(self.correction)) for item, measured in found]
 
     def _empty_run_us(self) -> float:
         runner = self.runtime.compile(_empty_model(), self.settings)
@@ -167,11 +179,11 @@ class _Session:
             raise AutopruneError(f"profile: the runtime refuses even an empty model: {runner}.")
         return float(np.median(time_runner(runner, Protocol(minimum_runs=500, maximum_runs=500))))
 
-    def _sentinel(self, planned: Sequence[PlannedKernel]) -> Runner | None:
-        """A kernel of middling work, timed before and after every block."""
+    def _make_sentinel(self, planned: Sequence[PlannedKernel]) -> Sentinel | None:
+        """A kernel of middling work."""
         work = sorted(planned, key=lambda item: (np.prod(item.kernel.sizes), item.kernel.key))
         runner = self._compile(work[len(work) // 2].kernel)
-        return None if isinstance(runner, Failure) else runner
+        return None if isinstance(runner, Failure) else Sentinel(runner)
 
     def _compile(self, kernel: Kernel) -> Runner | Failure:
         try:
@@ -180,7 +192,8 @@ class _Session:
             return Failure("unsupported", str(error))
         return self.runtime.compile(model, self.settings)
 
-    def _block(self, block: Sequence[PlannedKernel], sentinel: Runner | None) -> list[KernelRow]:
+    def _block(self, block: Sequence[PlannedKernel]) -> list[tuple[PlannedKernel, Measurement]]:
+        """Times of the kernels of a block that compile, scaled to the sentinel's reference."""
         runners, kept = [], []
         for item in block:
             runner = self._compile(item.kernel)
@@ -189,18 +202,9 @@ class _Session:
             else:
                 runners.append(runner)
                 kept.append(item)
-        protocol = replace(KERNEL_PROTOCOL, seed=self.seed + len(self.sentinel_us))
-        measured = time_runners(runners, protocol)
-        if self._drifted(sentinel):
-            again = time_runners(runners, protocol)
-            measured = [min(pair, key=lambda m: m.p50_us) for pair in zip(measured, again, strict=True)]
-        return [self._row(item, found) for item, found in zip(kept, measured, strict=True)]
-
-    def _drifted(self, sentinel: Runner | None) -> bool:
-        if sentinel is None:
-            return False
-        self.sentinel_us.append(float(np.median(time_runner(sentinel, KERNEL_PROTOCOL))))
-        return abs(self.sentinel_us[-1] / float(np.median(self.sentinel_us)) - 1.0) > MAX_DRIFT
+        self.blocks += 1
+        protocol = replace(KERNEL_PROTOCOL, seed=self.seed + self.blocks)
+        return list(zip(kept, time_runners(runners, protocol, sentinel=self.sentinel), strict=True))
 
     def _row(self, item: PlannedKernel, found: Measurement) -> KernelRow:
         flops, bytes_ = kernel_work(item.kernel)
@@ -225,7 +229,7 @@ class _Session:
         )
 
     def compose(
-        self, bare: HardwareProfile, graph: Graph, policies: np.ndarray, left_s: float | None
+        self, bare: HardwareProfile, graph: Graph, policies: np.ndarray, deadline: float | None
     ) -> tuple[dict[str, Composition], Validation]:
         """The composition fitted on whole models of these policies, and how well it predicts."""
         models = [_model(graph, row) for row in policies]
@@ -234,38 +238,26 @@ class _Session:
             runtime=bare.header.runtime.name,
             threads=self.settings.threads,
             batch=self.settings.batch,
-            protocol=_model_protocol(len(models), left_s, self.seed),
+            protocol=replace(MODEL_PROTOCOL, seed=self.seed),
             progress=self.progress,
+            sentinel=self.sentinel,
+            deadline=deadline,
         )
         self.failures += [result for result in results if isinstance(result, Failure)]
         done = [index for index, result in enumerate(results) if isinstance(result, Measurement)]
         sums, kernels = LatencyTable(bare, graph).sum_us(policies[done])
-        measured = [result for result in results if isinstance(result, Measurement)]
+        measured = [result.scaled(self.correction) for result in results if isinstance(result, Measurement)]
         times = {p: np.array([result.us(p) for result in measured], dtype=np.float64) for p in PERCENTILES}
         compositions, residuals = fit_compositions(sums, kernels, times)
+        drift = 0.0 if self.sentinel is None else self.sentinel.drift
         notes = tuple(sorted({str(failure) for failure in self.failures}))[:8]
-        return compositions, validation(residuals, sums, times["p50"], self._drift(), notes)
-
-    def _drift(self) -> float:
-        if not self.sentinel_us:
-            return 0.0
-        values = np.array(self.sentinel_us)
-        return float(np.abs(values / np.median(values) - 1.0).max())
+        return compositions, validation(residuals, sums, times["p50"], drift, notes)
 
 
 def kernel_work(kernel: Kernel) -> tuple[float, float]:
     """Floating-point operations and bytes of a kernel, from its key alone."""
     slots = kernel_slots(kernel.program())
     return float(sum(slot.flops({}) for slot in slots)), float(sum(slot.bytes({}) for slot in slots))
-
-
-def _model_protocol(models: int, left_s: float | None, seed: int) -> Protocol:
-    """As `MODEL_PROTOCOL`, with shorter sessions where the time left asks for it."""
-    target_us = MODEL_PROTOCOL.target_us
-    if left_s is not None and models:
-        share_us = 0.8e6 * left_s / (models * MODEL_PROTOCOL.sessions) - MODEL_PROTOCOL.warmup_us
-        target_us = min(2 * target_us, max(share_us, 10_000.0))
-    return replace(MODEL_PROTOCOL, target_us=target_us, seed=seed)
 
 
 def _shuffled_within_detail(planned: Sequence[PlannedKernel], seed: int) -> list[PlannedKernel]:

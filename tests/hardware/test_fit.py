@@ -82,8 +82,9 @@ def test_leave_one_out_residuals_are_the_errors_on_unseen_models() -> None:
     sums, kernels = np.array([100.0, 200, 300, 400, 500]), np.full(5, 8.0)
     times = sums * np.array([1.0, 1.0, 1.1, 1.0, 1.0])
     _, residuals = fit_compositions(sums, kernels, dict.fromkeys(PERCENTILES, times))
-    assert residuals["p50"].high == pytest.approx(0.1, abs=0.01)
+    assert residuals["p50"].high > 0.05
     kept = validation(residuals, sums, times, 0.05)
+    assert residuals["p50"].mean_absolute == pytest.approx(0.02, abs=0.01)
     assert kept.models == 5
     assert kept.rank_correlation == pytest.approx(1.0)
 

@@ -1,0 +1,76 @@
+"""The alignment quantum: the width multiple in which a runtime's convolutions pay, found by a dense probe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.core.errors import Failure
+from autoprune.graph.kernel import Kernel
+from autoprune.graph.onnx import onnx_model
+from autoprune.hardware.measure import Protocol, time_runners
+from autoprune.hardware.runtimes import RUNTIMES, RunSettings, Runtime
+
+CANDIDATES = (32, 16, 8, 4, 2)
+PROBED = range(33, 97)  # three blocks of 32 on either side of every boundary
+SHARPNESS = 0.5
+FAMILY = "x0:({n},c0,7,7);y0:({n},c1,7,7)=conv2d.default(x0,w(c1,c0,3,3),w(c1,),(1,1),(1,1),(1,1),1)"
+PROTOCOL = Protocol(sessions=3, minimum_runs=20, maximum_runs=40, target_us=1_500.0, warmup_runs=3, warmup_us=0.0)
+
+
+def alignment_quantum(runtime: str = "onnxruntime", *, threads: int = 1, batch: int = 1) -> int:
+    """The width multiple that convolutions pay for on this machine; 1 where none shows. Takes about a second.
+
+    Raises:
+        InputError: an unknown runtime.
+    """
+    return probe_quantum(RUNTIMES.get(runtime)(), RunSettings(threads, batch))
+
+
+def probe_quantum(runtime: Runtime, settings: RunSettings) -> int:
+    """As `alignment_quantum`, for a runtime at hand; 1 where it refuses a probe."""
+    runners = []
+    for width in PROBED:
+        kernel = Kernel(FAMILY.format(n=settings.batch), (32, width))
+        model = onnx_model(kernel.program(), {}).SerializeToString(deterministic=True)
+        runner = runtime.compile(model, settings)
+        if isinstance(runner, Failure):
+            return 1
+        runners.append(runner)
+    measured = time_runners(runners, PROTOCOL)
+    return quantum_of(list(PROBED), [min(found.sessions_us) for found in measured])
+
+
+def quantum_of(widths: Sequence[int], times_us: Sequence[float]) -> int:
+    """The largest step of a staircase that times follow, 1 where they follow none.
+
+    Times are grouped into steps of the candidate, once with edges at its multiples and once half a step off. A
+    staircase of that step is flat within the first groups and broken within the second; a straight line, or a
+    staircase of another step, is alike in both.
+
+    Args:
+        widths: consecutive widths.  # (n,)
+        times_us: (n,)
+    """
+    size, time = np.array(widths, dtype=np.int64), np.array(times_us, dtype=np.float64)
+    relative = time / np.polyval(np.polyfit(size, time, 1), size)
+    for candidate in CANDIDATES:
+        aligned = _spread(size, time, candidate, 0)
+        shifted = _spread(size, time, candidate, candidate // 2)
+        # Steps too small to see beside the noise of the probe are none.
+        if aligned < SHARPNESS * shifted and float(np.std(relative)) > 0.01:
+            return candidate
+    return 1
+
+
+def _spread(size: npt.NDArray[np.int64], time: npt.NDArray[np.float64], step: int, offset: int) -> float:
+    """Mean relative squared deviation from the median of each whole group of `step` widths."""
+    groups = (size - 1 + offset) // step
+    deviations = []
+    for group in np.unique(groups):
+        inside = time[groups == group]
+        if len(inside) == step:
+            deviations.append(float(np.mean((inside / np.median(inside) - 1.0) ** 2)))
+    return float(np.mean(deviations)) if deviations else np.inf

@@ -1,0 +1,85 @@
+"""The contract of a runtime, run against every registered one, and of the local device."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.graph import trace
+from autoprune.graph.onnx import onnx_model
+from autoprune.hardware.devices import DEVICES
+from autoprune.hardware.devices import local as local_module
+from autoprune.hardware.runtimes import RUNTIMES, RunSettings
+
+
+def small_model() -> bytes:
+    graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(2, 3, 6, 6))
+    return onnx_model(graph.program, {}).SerializeToString()
+
+
+@pytest.mark.parametrize("name", RUNTIMES.names())
+def test_contract(name: str) -> None:
+    runtime = RUNTIMES.get(name)()
+    settings = RunSettings(threads=1, batch=2)
+    described = runtime.describe(settings)
+    assert described.name == name
+    assert described.version
+    runner = runtime.compile(small_model(), settings)
+    assert not isinstance(runner, Failure)
+    times = runner.run_us(7)
+    assert times.shape == (7,)
+    assert times.dtype == np.float64
+    assert (times > 0).all()
+    refused = runtime.compile(b"not a model", settings)
+    assert isinstance(refused, Failure)
+    assert refused.kind == "compile"
+    assert name in refused.message
+
+
+def test_a_model_that_does_not_run_is_refused() -> None:
+    model = onnx.load_from_string(small_model())
+    model.graph.node[0].op_type = "NoSuchOperator"
+    runner = RUNTIMES.get("onnxruntime")().compile(model.SerializeToString(), RunSettings())
+    assert isinstance(runner, Failure)
+
+
+def test_integer_inputs_are_filled() -> None:
+    graph = trace(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), torch.tensor([[1, 2]]))
+    runner = RUNTIMES.get("onnxruntime")().compile(onnx_model(graph.program, {}).SerializeToString(), RunSettings())
+    assert not isinstance(runner, Failure)
+
+
+def test_unknown_runtime_lists_the_known() -> None:
+    with pytest.raises(InputError, match=r"unknown runtime 'onxruntime'. Did you mean 'onnxruntime'\?"):
+        RUNTIMES.get("onxruntime")
+
+
+def test_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(AutopruneError, match="pip install onnxruntime"):
+        RUNTIMES.get("onnxruntime")().describe(RunSettings())
+
+
+def test_local_device() -> None:
+    device = DEVICES.get("local")()
+    described = device.describe()
+    assert described.kind == "cpu"
+    assert described.cores >= 1
+    assert described.name
+    assert device.environment()["python"]
+
+
+def test_cpu_information_of_an_x86_and_an_arm(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+    x86 = {"flags": "fpu avx2 avx512f sse", "model name": "Some CPU"}
+    monkeypatch.setattr(local_module, "_cpu_info", lambda: x86)
+    described = local_module.LocalDevice().describe()
+    assert described.features == ("avx2", "avx512f")
+    assert described.processor == "Some CPU"
+    monkeypatch.setattr(local_module, "_cpu_info", lambda: {"Features": "fp asimd"})
+    assert local_module.LocalDevice().describe().features == ("asimd",)
