@@ -99,6 +99,15 @@ class FamilyTable:
             weight[:, i] = np.clip((sizes[:, i] - axis[below]) / step, 0.0, 1.0)
         return low, high, weight
 
+    def within_step(self, sizes: Integers, quantum: int) -> Integers:
+        """Widths rounded up to the multiple of the quantum that is paid for, as far as the samples reach.
+
+        Below one quantum they stay: what is paid for there is not a whole block on every runtime.
+        """
+        highest = np.array([axis[-1] for axis in self._axes], dtype=np.int64)
+        rounded = np.minimum(-(-sizes // quantum) * quantum, highest)
+        return np.where((sizes > quantum) & (sizes <= highest), rounded, sizes)
+
     def _exact_only(
         self, sizes: Integers, times: Floats, kinds: npt.NDArray[np.int8]
     ) -> tuple[Floats, npt.NDArray[np.int8]]:

@@ -14,11 +14,12 @@ from autoprune.graph.fusion import KernelSlot, kernel_slots
 from autoprune.hardware.composition import PLAIN, compose
 from autoprune.hardware.cost import Cost, Graph, table_cost
 from autoprune.hardware.estimate import Roofline
-from autoprune.hardware.interpolation import ESTIMATED, MEASURED, FamilyTable, Floats, Integers
+from autoprune.hardware.interpolation import ESTIMATED, INTERPOLATED, MEASURED, FamilyTable, Floats, Integers
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.profile import PERCENTILES, HardwareProfile
 
 KINDS = ("measured", "interpolated", "estimated")
+STAIRCASE = ("conv", "pointwise")  # runtimes run them in blocks of channels, and pay for whole blocks
 MAX_CACHE = 1 << 22  # widths of one family that are kept in a flat array
 # A sum of kernels that no whole model corrects: measured off by 13-48 %, mostly too low (see ARCHITECTURE.md).
 UNFITTED = (-0.15, 0.5)
@@ -212,6 +213,10 @@ class LatencyTable:
             times, kinds = np.full(len(codes), np.nan), np.full(len(codes), ESTIMATED, dtype=np.int8)
         else:
             times, kinds = family.table.predict(sizes)
+            between = kinds == INTERPOLATED
+            if slot.operator in STAIRCASE and between.any():
+                stepped = family.table.within_step(sizes[between], self.profile.alignment_quantum)
+                times[between] = family.table.predict(stepped)[0]
         unknown = np.isnan(times)
         if unknown.any():
             times[unknown] = self._estimate(slot, family, sizes[unknown], policies[unknown], named)

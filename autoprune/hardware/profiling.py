@@ -1,4 +1,4 @@
-"""`profile_graph`: time a model's kernels over their widths, and whole pruned models for the composition."""
+"""`profile_graph`: time models' kernels over their widths, and whole pruned models for the composition."""
 
 from __future__ import annotations
 
@@ -48,6 +48,30 @@ BLOCK = 32  # kernels compiled at once and timed against each other
 KERNEL_PROTOCOL = Protocol(target_us=3_000.0, warmup_us=800.0, maximum_runs=150)
 
 
+@dataclass(frozen=True)
+class ProfileSettings:
+    """How a profile is measured.
+
+    Attributes:
+        runtime: a registered runtime.
+        threads, batch: how models are run.
+        budget_s: stop timing kernels so that the whole takes about this long; multiples of the alignment quantum and
+            coarse grids come first, so what is left out is interpolated. None times everything.
+        whole_models: how many pruned models to time for the composition.
+        name, description: of the profile.
+        seed: of the order and of the whole models' policies.
+    """
+
+    runtime: str = "onnxruntime"
+    threads: int = 1
+    batch: int = 1
+    budget_s: float | None = None
+    whole_models: int = 24
+    name: str | None = None
+    description: str = ""
+    seed: int = 0
+
+
 def profile_graph(
     graph: Graph,
     *,
@@ -66,54 +90,83 @@ def profile_graph(
 
     Args:
         graph: the traced model.
-        runtime: a registered runtime.
         widths: the widths each group may take; without it, eight even steps a group. Multiples of the alignment
             quantum in their range are timed as well.
-        threads, batch: how models are run.
-        budget_s: stop timing kernels so that the whole takes about this long; multiples of the alignment quantum and
-            coarse grids come first, so what is left out is interpolated. None times everything.
-        whole_models: how many pruned models to time for the composition.
-        name, description: of the profile.
+        runtime, threads, batch, budget_s, whole_models, name, description, seed: see `ProfileSettings`.
         progress: called with ("kernels" | "models", done, total).
-        seed: of the order and of the whole models' policies.
 
     Raises:
         InputError: an unknown runtime, widths that do not fit the groups, or nothing to time.
         AutopruneError: the runtime refused every kernel.
     """
+    settings = ProfileSettings(runtime, threads, batch, budget_s, whole_models, name, description, seed)
+    return profile_graphs([(graph, widths)], settings, progress)
+
+
+def profile_graphs(
+    targets: Sequence[tuple[Graph, Mapping[str, Sequence[int]] | None]],
+    settings: ProfileSettings,
+    progress: Progress | None = None,
+) -> HardwareProfile:
+    """As `profile_graph`, for several models together: one kernel table, one composition.
+
+    Args:
+        targets: models, each with the widths of its groups.
+        settings: how.
+        progress: called with ("kernels" | "models", done, total).
+    """
     start = time.perf_counter()
-    dense = {group: int(item.size) for group, item in graph.groups.items()}
-    allowed = _checked_widths(widths, dense)
-    session = _Session(RUNTIMES.get(runtime)(), RunSettings(threads, batch), seed, progress)
-    slots = kernel_slots(graph.program)
+    models = [_Target.of(graph, widths) for graph, widths in targets]
+    runtime = RUNTIMES.get(settings.runtime)()
+    session = _Session(runtime, RunSettings(settings.threads, settings.batch), settings.seed, progress)
     quantum = probe_quantum(session.runtime, session.settings)
-    planned = plan_kernels(slots, allowed, dense, batch, quantum)
+    planned = {p.kernel: p for model in models for p in model.planned(settings.batch, quantum)}
     if not planned:
         raise InputError("profile: expected a model with at least one operation, got none to time.")
-    deadline = None if budget_s is None else start + KERNEL_SHARE * budget_s
-    rows = session.time_kernels(planned, deadline)
+    deadline = None if settings.budget_s is None else start + KERNEL_SHARE * settings.budget_s
+    rows = session.time_kernels(list(planned.values()), deadline)
+    header = _header(settings, session, quantum)
+    bare = HardwareProfile(header, tuple(sorted(rows, key=lambda row: (row.family, row.sizes))))
+    end = None if settings.budget_s is None else start + settings.budget_s
+    composition, checked = session.compose(bare, models, settings.whole_models, end)
+    protocol = header.protocol.model_copy(update={"seconds": round(time.perf_counter() - start, 1)})
+    final = {"composition": composition, "validation": checked, "protocol": protocol}
+    return replace(bare, header=header.model_copy(update=final))
+
+
+def _header(settings: ProfileSettings, session: _Session, quantum: int) -> ProfileHeader:
     device = DEVICES.get("local")()
-    described = RUNTIMES.get(runtime)().describe(session.settings)
-    header = ProfileHeader(
-        name=name or f"{device.describe().name}-{runtime}-{threads}t",
-        description=description,
-        device=device.describe(),
-        runtime=described,
-        batch=batch,
-        threads=threads,
+    described = device.describe()
+    return ProfileHeader(
+        name=settings.name or f"{described.name}-{settings.runtime}-{settings.threads}t",
+        description=settings.description,
+        device=described,
+        runtime=session.runtime.describe(session.settings),
+        batch=settings.batch,
+        threads=settings.threads,
         environment=device.environment(),
         protocol=session.protocol_info(),
         provenance="measured",
         alignment_quantum=quantum,
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     )
-    bare = HardwareProfile(header, tuple(sorted(rows, key=lambda row: (row.family, row.sizes))))
-    policies = sample_policies(allowed, dense, whole_models, seed)
-    composition, checked = session.compose(bare, graph, policies, None if budget_s is None else start + budget_s)
-    seconds = round(time.perf_counter() - start, 1)
-    protocol = header.protocol.model_copy(update={"seconds": seconds})
-    final = {"composition": composition, "validation": checked, "protocol": protocol}
-    return replace(bare, header=header.model_copy(update=final))
+
+
+@dataclass(frozen=True, eq=False)
+class _Target:
+    """A model to profile for, with its widths checked."""
+
+    graph: Graph
+    dense: dict[str, int]
+    widths: dict[str, Sequence[int]]
+
+    @classmethod
+    def of(cls, graph: Graph, widths: Mapping[str, Sequence[int]] | None) -> _Target:
+        dense = {group: int(item.size) for group, item in graph.groups.items()}
+        return cls(graph, dense, _checked_widths(widths, dense))
+
+    def planned(self, batch: int, quantum: int) -> list[PlannedKernel]:
+        return plan_kernels(kernel_slots(self.graph.program), self.widths, self.dense, batch, quantum)
 
 
 def _checked_widths(widths: Mapping[str, Sequence[int]] | None, dense: Mapping[str, int]) -> dict[str, Sequence[int]]:
@@ -229,10 +282,11 @@ class _Session:
         )
 
     def compose(
-        self, bare: HardwareProfile, graph: Graph, policies: np.ndarray, deadline: float | None
+        self, bare: HardwareProfile, targets: Sequence[_Target], count: int, deadline: float | None
     ) -> tuple[dict[str, Composition], Validation]:
-        """The composition fitted on whole models of these policies, and how well it predicts."""
-        models = [_model(graph, row) for row in policies]
+        """The composition fitted on `count` whole models of the targets, and how well it predicts."""
+        policies = [sample_policies(t.widths, t.dense, count // len(targets), self.seed) for t in targets]
+        models = [_model(t.graph, row) for t, rows in zip(targets, policies, strict=True) for row in rows]
         results = measure_models(
             models,
             runtime=bare.header.runtime.name,
@@ -244,8 +298,10 @@ class _Session:
             deadline=deadline,
         )
         self.failures += [result for result in results if isinstance(result, Failure)]
+        tables = [LatencyTable(bare, target.graph) for target in targets]
+        known = [table.sum_us(rows) for table, rows in zip(tables, policies, strict=True)]
         done = [index for index, result in enumerate(results) if isinstance(result, Measurement)]
-        sums, kernels = LatencyTable(bare, graph).sum_us(policies[done])
+        sums, kernels = (np.concatenate([part[i] for part in known])[done] for i in (0, 1))
         measured = [result.scaled(self.correction) for result in results if isinstance(result, Measurement)]
         times = {p: np.array([result.us(p) for result in measured], dtype=np.float64) for p in PERCENTILES}
         compositions, residuals = fit_compositions(sums, kernels, times)

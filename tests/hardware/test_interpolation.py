@@ -96,3 +96,10 @@ def test_table_of_rows_keeps_their_work() -> None:
     assert found.work is not None
     assert found.work[0].tolist() == [10.0, 30.0]
     assert query(found, (3,))[0] == [4.0]
+
+
+def test_widths_within_a_step_cost_the_whole_step() -> None:
+    found = table([(4,), (16,), (40,)], [1.0, 2.0, 3.0])
+    sizes = np.array([[3], [15], [16], [17], [32], [33], [40], [41]], dtype=np.int64)
+    assert found.within_step(sizes, 16).ravel().tolist() == [3, 15, 16, 32, 32, 40, 40, 41]
+    assert found.within_step(sizes, 1).tolist() == sizes.tolist()

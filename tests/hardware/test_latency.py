@@ -93,6 +93,21 @@ def test_measured_interpolated_and_estimated_are_told_apart() -> None:
     assert set(kinds.ravel().tolist()) == {MEASURED, INTERPOLATED}
 
 
+def test_convolutions_between_multiples_of_the_quantum_cost_the_next_one() -> None:
+    graph = graph_of("Residual")
+    widths = {g: (s.size // 2, s.size) for g, s in graph.groups.items()}
+    plain = synthetic_profile(graph, dict(widths))
+    stepped = HardwareProfile(plain.header.model_copy(update={"alignment_quantum": 4}), plain.kernels)
+    policy = np.array([[g.size for g in graph.groups.values()]])
+    policy[0, 0] -= 1  # the stem's channels: 7 of 8
+    linear, stairs = (LatencyTable(profile, graph).slot_us(policy)[0][0] for profile in (plain, stepped))
+    dense = LatencyTable(plain, graph).slot_us(policy + (policy == 7))[0][0]
+    assert stairs[0] == dense[0] > linear[0]
+    slots = kernel_slots(graph.program)
+    others = [i for i, slot in enumerate(slots) if slot.operator not in ("conv", "pointwise")]
+    np.testing.assert_array_equal(stairs[others], linear[others])
+
+
 def test_estimates_agree_with_the_nearest_measured_kernel() -> None:
     graph = graph_of("Sequential")
     widths = {g: (s.size // 2, s.size) for g, s in graph.groups.items()}

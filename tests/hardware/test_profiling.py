@@ -14,7 +14,7 @@ from autoprune.hardware.latency import LatencyTable
 from autoprune.hardware.measure import Protocol, measure_models
 from autoprune.hardware.plan import aligned_widths, plan_kernels, sample_policies
 from autoprune.hardware.profile import PERCENTILES, HardwareProfile
-from autoprune.hardware.profiling import profile_graph
+from autoprune.hardware.profiling import ProfileSettings, profile_graph, profile_graphs
 from autoprune.hardware.quantum import CANDIDATES, PROBED, quantum_of
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
 from autoprune.hardware.runtimes.onnxruntime import OnnxRuntime
@@ -77,6 +77,18 @@ def test_a_budget_that_is_spent_leaves_a_coarse_grid(monkeypatch: pytest.MonkeyP
     widths = random.integers(2, np.array(list(dense_of("Sequential").values())) + 1, size=(50, len(graph.groups)))
     assert sizes
     assert (table.shares(widths)["estimated"] < 0.2).all()
+
+
+@pytest.mark.usefixtures("quick")
+def test_several_models_share_a_profile() -> None:
+    names = ("Sequential", "Residual")
+    targets = [(graph_of(name), {group: (size,) for group, size in dense_of(name).items()}) for name in names]
+    profile = profile_graphs(targets, ProfileSettings(whole_models=8, name="both"))
+    assert profile.header.validation.models == 8
+    for name in names:
+        dense = np.array([list(dense_of(name).values())])
+        assert LatencyTable(profile, graph_of(name)).shares(dense)["measured"][0] == pytest.approx(1.0)
+    assert len({(row.family, row.sizes) for row in profile.kernels}) == len(profile.kernels)
 
 
 @pytest.mark.usefixtures("quick")
