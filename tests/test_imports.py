@@ -28,7 +28,7 @@ LEVEL = {
     "cli": 9,
 }
 ONLY_IN = {
-    "optuna": ("search/study.py", "search/samplers/"),
+    "optuna": ("search/storage.py", "search/samplers/"),
     "ray": ("search/executors/ray.py", "tuning/"),
     "onnxruntime": ("hardware/runtimes/", "artifacts/"),
     "plotly": ("artifacts/report/",),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from autoprune.artifacts.layout import INPUTS, MEMBERS, RECIPE, WEIGHTS, member_folder
-from autoprune.artifacts.program_file import group_sizes, read_program
+from autoprune.artifacts.program_file import read_program
 from autoprune.artifacts.records import Recipe
 from autoprune.artifacts.weights import expected_shapes, read_any_tensors, read_tensors
 from autoprune.core.errors import InputError, unknown_name
@@ -64,7 +64,7 @@ def _check_recipe(path: Path, recipe: Recipe, name: str, program: Program, ident
             f"recipe {path}: expected a member of this run's program ({identity}), got one of another "
             f"({recipe.source['program'][:16]!r})."
         )
-    sizes = group_sizes(program)
+    sizes = program.group_sizes
     if recipe.policy.keys() != sizes.keys():
         odd = sorted(recipe.policy.keys() ^ sizes.keys())[0]
         raise InputError(f"recipe {path}: policy: expected exactly the groups of the program, '{odd[:100]}' differs.")

@@ -77,6 +77,8 @@ class DependencyGraph:
         frozen: parameter dimensions that no policy changes, with reasons.
         state: parameters and buffers of the model by state-dict name; the model's own tensors, not copies.
         example_inputs: flattened example input tensors, in the order of `program.inputs`.
+        output_example: outputs nested in the user's own classes, integers in the place of tensors; None where plain
+            dicts, lists and tuples do.
     """
 
     program: Program
@@ -84,6 +86,7 @@ class DependencyGraph:
     frozen: tuple[Frozen, ...]
     state: dict[str, torch.Tensor] = field(repr=False)
     example_inputs: tuple[torch.Tensor, ...] = field(repr=False)
+    output_example: Any = field(default=None, repr=False)
 
     def check(self, policy: Mapping[str, int]) -> SparsityPolicy:
         """The policy, validated against the groups.
@@ -137,7 +140,19 @@ class DependencyGraph:
         if kept is None:
             checked = self.check(policy or {})
             kept = {name: np.arange(width, dtype=np.int64) for name, width in checked.items()}
-        return build(self.program, self.state, kept, weights or {})
+        module = build(self.program, self.state, kept, weights or {})
+        module.output_example = self.output_example
+        return module
+
+    def rebuild(self, policy: Mapping[str, int], tensors: Mapping[str, torch.Tensor]) -> TracedModule:
+        """The module of a policy from its own tensors, by name and at their pruned shapes.
+
+        Raises:
+            InputError: a tensor is missing or of another shape.
+        """
+        module = TracedModule.from_sliced(self.program, self.widths(self.check(policy)), tensors)
+        module.output_example = self.output_example
+        return module
 
     def macs(self, widths: Widths) -> Any:
         """Multiply-accumulates of conv, linear and matmul operators, at batch 1 or `widths[Batch.KEY]`."""

@@ -77,7 +77,11 @@ class TracedModule(nn.Module):
     Attributes:
         program: the program, sizes over groups.
         widths: group id -> units, every group named.
+        output_example: outputs nested as the user's model does, integers in the place of tensors; None where the
+            program's own nesting in dicts, lists and tuples is the same.
     """
+
+    output_example: Any = None
 
     def __init__(self, program: Program, widths: Mapping[str, int], tensors: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
@@ -173,13 +177,33 @@ class TracedModule(nn.Module):
             for name in step.free:
                 del values[name]
         outputs = [None if name is None else values[name] for name in self.program.outputs]
-        return pytree.tree_unflatten(outputs, output_spec(self.program.output_tree))
+        if self.output_example is not None:
+            return pytree.tree_map(lambda place: outputs[place], self.output_example)
+        return pytree.tree_unflatten(outputs, plain_spec(self.program.output_tree))
 
 
 @functools.lru_cache(maxsize=64)
-def output_spec(text: str) -> pytree.TreeSpec:
-    """How results nest; where the user's output class is not importable, a plain dict or tuple of the same."""
+def plain_spec(text: str) -> pytree.TreeSpec:
+    """How results nest in plain containers.
+
+    Raises:
+        ValueError: other types than those: torch's reader would import what they name.
+    """
+    _check_tree(json.loads(text)[1])
     return pytree.treespec_loads(text)
+
+
+_CONTAINERS = (None, "builtins.tuple", "builtins.list", "builtins.dict")
+_MAX_DEPTH = 32
+
+
+def _check_tree(tree: Any, depth: int = 0) -> None:
+    if depth > _MAX_DEPTH or tree["type"] not in _CONTAINERS:
+        raise ValueError(f"expected outputs in tuples, lists and dicts, got {tree['type']!r}")
+    if "__enum__" in str(tree["context"]):
+        raise ValueError("expected outputs keyed by texts, got enum members")
+    for child in tree["children_spec"]:
+        _check_tree(child, depth + 1)
 
 
 def flatten_call(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[torch.Tensor]:

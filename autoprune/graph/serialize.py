@@ -11,7 +11,7 @@ import torch
 from autoprune.core.errors import InputError
 from autoprune.graph.dimension import from_data, to_data
 from autoprune.graph.lift import LIFTED, module_path
-from autoprune.graph.module import output_spec, resolve_target
+from autoprune.graph.module import plain_spec, resolve_target
 from autoprune.graph.program import Operation, Program, Ref, Size, Value
 
 SCHEMA = "autoprune.program/1"
@@ -70,8 +70,10 @@ def program_from_data(data: dict[str, Any]) -> Program:
         )
         if not isinstance(json.loads(program.input_tree)["kwargs"], list):
             raise ValueError("input_tree without kwargs")
-        output_spec(program.output_tree)
-    except (KeyError, TypeError, ValueError, AttributeError, NotImplementedError, RecursionError) as error:
+        plain_spec(program.output_tree)
+    except (
+        KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, NotImplementedError, RecursionError,
+    ) as error:  # fmt: skip
         got = f"{type(error).__name__}: {error}"
         raise InputError(f"program: expected a program as autoprune writes it, got {got}.") from error
     _check_order(program)

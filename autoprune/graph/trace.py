@@ -147,23 +147,31 @@ def _analyse(
         tuple(inputs),
         tuple(item.name if isinstance(item, Ref) else None for item in outputs),
         canonical_json(tree),
-        _dump_tree(out_spec),
+        pytree.treespec_dumps(pytree.tree_structure(_plain(out_spec))),
         frozenset(name for name, tensor in state.items() if isinstance(tensor, nn.Parameter)),
         frozenset(state),
     )
     example = tuple(leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor))
     used = {name: {**constants, **state}[name] for name in (*program.parameters, *program.buffers)}
-    return DependencyGraph(program, groups, frozen, used, example)
+    nested = pytree.tree_unflatten(list(range(out_spec.num_leaves)), out_spec)
+    return DependencyGraph(program, groups, frozen, used, example, None if _is_plain(nested) else nested)
 
 
-def _dump_tree(spec: Any) -> str:
-    """The nesting of outputs as JSON; classes that cannot be named there become plain lists."""
-    try:
-        text: str = pytree.treespec_dumps(spec)
-        pytree.treespec_loads(text)
-        return text
-    except Exception:  # a user's own output class without a serialised name
-        return pytree.treespec_dumps(pytree.tree_structure([0] * spec.num_leaves))
+def _plain(spec: pytree.TreeSpec) -> Any:
+    """An example of outputs nested like `spec` in dicts, lists and tuples; classes with keys become dicts."""
+    if spec.is_leaf():
+        return 0
+    children = [_plain(child) for child in spec.children()]
+    keys = spec.context[-1] if isinstance(spec.context, tuple) and spec.context else spec.context
+    if isinstance(keys, (list, tuple)) and len(keys) == len(children) and all(isinstance(key, str) for key in keys):
+        return dict(zip(keys, children, strict=True))
+    return children if spec.type is list else tuple(children)
+
+
+def _is_plain(nested: Any) -> bool:
+    if type(nested) in (tuple, list):
+        return all(map(_is_plain, nested))
+    return all(map(_is_plain, nested.values())) if type(nested) is dict else isinstance(nested, int)
 
 
 def _aliases(state: Mapping[str, torch.Tensor]) -> dict[str, str]:

@@ -183,7 +183,7 @@ def finished(tuned: Sequence[Tuned | Failure], problem: Problem) -> list[Finishe
     return [
         Finished(
             f"m{number}",
-            TracedModule.from_sliced(problem.graph.program, problem.graph.widths(result.policy), result.state).eval(),
+            problem.graph.rebuild(result.policy, result.state).eval(),
             result.policy,
             result.metrics,
             result.before,

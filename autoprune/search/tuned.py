@@ -25,7 +25,7 @@ class Tuned:
 
     Attributes:
         policy: its widths.
-        state: its state dict, on the CPU.
+        state: its parameters and buffers by name, on the CPU.
         metrics: the task's metrics on the validation split.
         before: the same before fine-tuning.
         losses: mean training loss of each epoch.
@@ -54,17 +54,13 @@ def tune(
     start = time.perf_counter()
     with threads_of_torch(evaluator.threads):
         model = evaluator.pruner.build(policy)
-        before = evaluator.task.evaluate(model)
-        losses: tuple[float, ...] = ()
-        metrics = before
-        if settings.epochs:
-            teacher = evaluator.pruner.graph.module() if settings.distill else None
-            result = finetune(
-                model, evaluator.task, settings, teacher=teacher, checkpoint=Path(checkpoint) if checkpoint else None
-            )
-            if isinstance(result, Failure):
-                return result
-            losses = tuple(epoch.loss for epoch in result.history if epoch.loss is not None)
-            metrics = evaluator.task.evaluate(model)
-    state = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    return Tuned(policy, state, metrics, before, losses, time.perf_counter() - start)
+        teacher = evaluator.pruner.graph.module() if settings.distill and settings.epochs else None
+        result = finetune(
+            model, evaluator.task, settings, teacher=teacher, checkpoint=Path(checkpoint) if checkpoint else None
+        )
+    if isinstance(result, Failure):
+        return result
+    losses = tuple(epoch.loss for epoch in result.history if epoch.loss is not None)
+    named = dict(model.named_parameters()) | dict(model.named_buffers())  # those that a state dict leaves out too
+    state = {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
+    return Tuned(policy, state, result.metrics, result.history[0].metrics, losses, time.perf_counter() - start)

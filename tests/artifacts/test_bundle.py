@@ -247,7 +247,7 @@ ENUM = (
     ("change", "message"),
     [
         (lambda d: d.update(schema="autoprune.program/9"), "expected schema 'autoprune.program/1', got"),
-        (lambda d: d.update(output_tree=TREE), "outputs nest in 'collections.defaultdict'"),
+        (lambda d: d.update(output_tree=TREE), "expected outputs in tuples, lists and dicts, got 'collections.defaultdict'"),
         (lambda d: d.update(output_tree="[" * 5000), "program"),
         (lambda d: d.pop("values"), "KeyError"),
         (lambda d: d["operations"][0].update(target="aten.from_file.default"), "expected a known ATen operator"),
@@ -274,7 +274,7 @@ def test_a_program_imports_nothing_it_names(run: Path, tmp_path: Path, monkeypat
     (tmp_path / "trap_for_readers.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(str(tmp_path))
     edit(run / PROGRAM, lambda data: data.update(output_tree=ENUM.replace("MODULE", "trap_for_readers")))
-    with pytest.raises(InputError, match="keyed by enum members"):
+    with pytest.raises(InputError, match="keyed by texts"):
         load_module(run, "half")
     assert "trap_for_readers" not in sys.modules
 

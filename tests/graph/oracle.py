@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autoprune.graph import DependencyGraph
-from autoprune.graph.dimension import Batch, Constant, Dimension, Indices, Product, dense_size, groups_of, indices
-from autoprune.graph.module import _INTEGER, output_spec, resolve_target
+from autoprune.graph.dimension import Batch, Constant, Dimension, Indices, Product, dense_size, groups_of, has_batch, indices
+from autoprune.graph.module import _INTEGER, plain_spec, resolve_target
 from autoprune.graph.program import Operation, Program, Ref, Size
 
 Kept = Mapping[str, Indices]
@@ -66,7 +66,7 @@ class Oracle:
                 else:
                     values |= dict(zip(operation.results, result, strict=False))
         outputs = [None if name is None else values[name] for name in self._program.outputs]
-        return pytree.tree_unflatten(outputs, output_spec(self._program.output_tree))
+        return pytree.tree_unflatten(outputs, plain_spec(self._program.output_tree))
 
     def _run(self, operation: Operation, values: Mapping[str, Any]) -> Any:
         args = [_dense(argument, values) for argument in operation.args]
@@ -112,7 +112,9 @@ class Oracle:
                 first = self._zeroed(first, self._dims(operation.args[1][0]), axis)
         return [first, *args[1][1:]]
 
-    def _reduction(self, operation: Operation, args: list[Any], kwargs: dict[str, Any], call: Callable[..., Any]) -> Any:
+    def _reduction(
+        self, operation: Operation, args: list[Any], kwargs: dict[str, Any], call: Callable[..., Any]
+    ) -> Any:
         """Over the kept units of whatever is reduced."""
         dims = self._dims(operation.args[0])
         axes = operation.argument(2 if "vector_norm" in operation.target else 1, "dim")
@@ -151,13 +153,7 @@ def _dense(argument: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(argument, Ref):
         return values[argument.name]
     if isinstance(argument, Size):
-        return -1 if _has_batch(argument.dimension) else dense_size(argument.dimension)
+        return -1 if has_batch(argument.dimension) else dense_size(argument.dimension)
     if isinstance(argument, tuple):
         return [_dense(item, values) for item in argument]
     return argument
-
-
-def _has_batch(dimension: Dimension) -> bool:
-    from autoprune.graph.dimension import has_batch
-
-    return has_batch(dimension)
