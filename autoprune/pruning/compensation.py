@@ -75,7 +75,7 @@ class Compensation:
         shift = self.consumer.shift
         if shift is not None:
             left = self.mean[:, :, removed] - self.mean[:, :, columns] @ standing_in.mT  # (blocks, taps, removed)
-            shaped = lost.reshape(lost.shape[0], -1, left.shape[1], lost.shape[2])  # (blocks, outputs, taps, removed)
+            shaped = lost.unflatten(1, (-1, left.shape[1]))  # (blocks, outputs, taps, removed)
             delta = torch.einsum("botr,btr->bo", shaped, left).flatten()
             before = state[shift.name].detach()
             result[shift.name] = (before.double().cpu() + shift.sign * delta).to(before)
