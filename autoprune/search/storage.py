@@ -19,6 +19,7 @@ import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.core.errors import Failure, InputError
@@ -215,12 +216,11 @@ class TrialStorage:
         what = url.rsplit("@", 1)[-1] if url else str(folder / JOURNAL)  # without a password
         try:
             storage = RDBStorage(url) if url else _journal(folder / JOURNAL)
-            study = optuna.create_study(
-                storage=storage,
-                study_name=STUDY_NAME,
-                directions=["minimize"] * len(objectives),
-                load_if_exists=True,
-            )
+            if STUDY_NAME in optuna.get_all_study_names(storage):
+                study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
+            else:
+                minimised = [StudyDirection.MINIMIZE] * len(objectives)
+                study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=minimised)
             if study.metric_names is None:
                 study.set_metric_names(list(objectives))
         except InputError:

@@ -16,7 +16,7 @@ import pytest
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors import Executor, ExecutorSettings, Job, open_executor
-from tests.search.synthetic import Bench, TorchBench
+from tests.search.jobs import Bench, TorchBench
 
 ELSEWHERE = ["processes", pytest.param("ray", marks=pytest.mark.ray)]
 EVERYWHERE = ["inside", *ELSEWHERE]
@@ -61,7 +61,7 @@ class TestContract:
         failure = answers(executor, Job(7, Bench.fail, ("no such layer",)))[7]
         assert isinstance(failure, Failure)
         assert (failure.kind, failure.message) == ("ValueError", "no such layer")
-        assert "synthetic.py" in failure.hint
+        assert "jobs.py" in failure.hint
 
     def test_jobs_are_read_lazily(self, executor: Executor) -> None:
         taken = []
@@ -196,7 +196,7 @@ def test_unknown_kind_lists_the_known() -> None:
 
 DRIVER = """
 import sys, time
-from tests.search.synthetic import Bench
+from tests.search.jobs import Bench
 from autoprune.search.executors import ExecutorSettings, Job, open_executor
 if __name__ == "__main__":
     executor = open_executor(Bench(), ExecutorSettings("local", workers=2))

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoprune.core.errors import AutopruneError
 from autoprune.search.executors.executor import Executor, ExecutorSettings, Job, limit_threads, perform
-from autoprune.search.executors.pool import MAX_FAILED_STARTS, Closing, Feed, Pool
+from autoprune.search.executors.pool import MAX_FAILED_STARTS, OVERDUE_HINT, Closing, Feed, Pool
 from autoprune.search.executors.worker import Worker, WorkerDied, pickled
 
 
@@ -80,25 +80,25 @@ class WorkerProcesses(Pool[Worker]):
         """An answer, or None when there is none yet."""
         try:
             if worker.seconds_left == 0.0 and not worker.connection.poll():
-                raise WorkerDied(f"no answer within {self._settings.timeout_s:g} s")
+                raise WorkerDied(f"no answer within {self._settings.timeout_s:g} s", OVERDUE_HINT)
             answer = worker.receive()
         except WorkerDied as death:
-            return self._bury(worker, death.reason, feed)
+            return self._bury(worker, death, feed)
         if worker.ready:
             self._failed_starts = 0
         return answer
 
-    def _bury(self, worker: Worker, reason: str, feed: Feed) -> tuple[int, Any] | None:
+    def _bury(self, worker: Worker, death: WorkerDied, feed: Feed) -> tuple[int, Any] | None:
         """Remove a dead worker; its job goes back, or is answered with a failure when that was its last attempt."""
         self._drop(worker)
         if not worker.ready:
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise AutopruneError(
-                    f"worker processes do not start: {reason}, {self._failed_starts} times in a row. A script that "
-                    "starts workers needs its own work under `if __name__ == '__main__':`; see also what they printed."
+                    f"worker processes do not start: {death.reason}, {self._failed_starts} times in a row. A script "
+                    "that starts workers needs its own work under `if __name__ == '__main__':`; see also what they printed."
                 )
-        return None if worker.assignment is None else feed.lost(worker.assignment, reason)
+        return None if worker.assignment is None else feed.lost(worker.assignment, death.reason, death.hint)
 
     def _drop(self, worker: Worker) -> None:
         self._workers.remove(worker)

@@ -14,6 +14,9 @@ from autoprune.search.executors.executor import Job
 MAX_ATTEMPTS = 2  # a worker that dies costs one retry, then the job is a Failure
 MAX_FAILED_STARTS = 3  # in a row; then something is wrong with starting workers at all
 
+DIED_HINT = "a worker that the system kills has usually run out of memory: use fewer workers or smaller batches"
+OVERDUE_HINT = "give it more time with timeout_s, or make evaluations shorter"
+
 W = TypeVar("W")
 
 
@@ -46,16 +49,13 @@ class Feed:
         self._open = job is not None
         return None if job is None else Assignment(job)
 
-    def lost(self, assignment: Assignment, reason: str) -> tuple[int, Any] | None:
+    def lost(self, assignment: Assignment, reason: str, hint: str = DIED_HINT) -> tuple[int, Any] | None:
         """Take back a job whose worker is gone: to be tried again, or a failure after its last attempt."""
         if assignment.attempt < MAX_ATTEMPTS:
             self._lost.append(Assignment(assignment.job, assignment.attempt + 1))
             return None
-        return assignment.job.id, Failure(
-            "worker died",
-            f"{reason}; tried {assignment.attempt} times",
-            "a worker that the system kills has usually run out of memory: use fewer workers or smaller batches",
-        )
+        kind = "overdue" if hint == OVERDUE_HINT else "worker died"
+        return assignment.job.id, Failure(kind, f"{reason}; tried {assignment.attempt} times", hint)
 
 
 class Closing:

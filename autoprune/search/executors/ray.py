@@ -21,30 +21,40 @@ from ray._private import ray_constants
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors.executor import ExecutorSettings, Job, limit_threads, perform
-from autoprune.search.executors.pool import MAX_FAILED_STARTS, Assignment, Feed, Pool
+from autoprune.search.executors.pool import MAX_FAILED_STARTS, OVERDUE_HINT, Assignment, Feed, Pool
 
 START_TIMEOUT_S = 300.0  # for the first worker; a cluster may have to add a machine
 
 
 class Actor:
-    """What lives on a Ray worker: the context, and nothing that could be lost."""
+    """What lives on a Ray worker: the context, and nothing that could be lost.
 
-    def __init__(self, boxed: tuple[Any], threads: int) -> None:
-        # In a tuple, as Ray warns of references as arguments of actors that restart; the driver keeps this one alive.
-        self._context = ray.get(boxed[0])
-        limit_threads(threads)
+    The reference to the context comes with every call, in a tuple: Ray warns of references among the arguments that an
+    actor is restarted with, and does not look into tuples to wait for them.
+    """
 
-    def ready(self) -> None:
-        """Answered once the context is there."""
+    def __init__(self) -> None:
+        self._loaded: tuple[Any] | None = None
 
-    def perform(self, job: Job) -> Any:
+    def ready(self, boxed: tuple[Any], threads: int) -> Failure | None:
+        """Build the context, once a process; a `Failure` where it cannot be built."""
+        if self._loaded is None:
+            try:
+                self._loaded = (ray.get(boxed[0]),)
+            except ray.exceptions.RaySystemError as error:
+                return Failure("cannot be loaded", _last_line(error))
+            limit_threads(threads)
+        return None
+
+    def perform(self, boxed: tuple[Any], threads: int, job: Job) -> Any:
         """The job's result, or `Failure`."""
-        return perform(self._context, job)
+        failure = self.ready(boxed, threads)
+        return failure if failure is not None or self._loaded is None else perform(self._loaded[0], job)
 
 
 @dataclass(eq=False)
 class Handle:
-    """The driver's view of one actor: `waits_for` is its job's result, or None-valued when it is (re)starting."""
+    """The driver's view of one actor: `waits_for` is the result of its job, or the answer that it is there."""
 
     actor: Any
     waits_for: Any = None  # ObjectRef; None when idle
@@ -72,8 +82,9 @@ class RayExecutor(Pool[Handle]):
         self._failed_starts = 0
         self._any_ready = False
         self._handles: list[Handle] = []
+        self._context: tuple[tuple[Any], int] = ((None,), 1)
         try:
-            self._context = _stored(context)
+            self._context = ((_stored(context),), settings.threads)  # what each call takes first
         except BaseException:
             self.close()
             raise
@@ -82,7 +93,7 @@ class RayExecutor(Pool[Handle]):
         """Stop the actors, and Ray if it was started here."""
         while self._handles:
             ray.kill(self._handles.pop().actor)
-        self._context = None
+        self._context = ((None,), 1)
         if self._started:
             self._started = False
             ray.shutdown()
@@ -95,7 +106,7 @@ class RayExecutor(Pool[Handle]):
             assignment = feed.take() if handle.waits_for is None else None
             if assignment is not None:
                 handle.assignment = assignment
-                handle.waits_for = handle.actor.perform.remote(assignment.job)
+                handle.waits_for = handle.actor.perform.remote(*self._context, assignment.job)
                 limit = self._settings.timeout_s
                 handle.deadline = None if limit is None else time.monotonic() + limit
         while feed.more and len(self._handles) < self._settings.workers:
@@ -123,7 +134,7 @@ class RayExecutor(Pool[Handle]):
             assignment = handle.assignment
             self._drop(handle)
             reason = f"no answer within {self._settings.timeout_s:g} s"
-            return None if assignment is None else feed.lost(assignment, reason)
+            return None if assignment is None else feed.lost(assignment, reason, OVERDUE_HINT)
         ref, assignment = handle.waits_for, handle.assignment
         handle.waits_for, handle.assignment, handle.deadline = None, None, None
         try:
@@ -133,6 +144,11 @@ class RayExecutor(Pool[Handle]):
         except ray.exceptions.RayError as error:
             self._revive(handle, error)
             return None if assignment is None else feed.lost(assignment, _first_line(error))
+        if assignment is None and isinstance(result, Failure):
+            raise AutopruneError(
+                f"a Ray worker cannot load what it is to work on: {result.message}. What it needs must be importable "
+                "on every machine of the cluster."
+            )
         if assignment is None:
             self._any_ready = True
             self._failed_starts = 0
@@ -143,22 +159,17 @@ class RayExecutor(Pool[Handle]):
         """Ray cannot interrupt an actor's call, but restart the actor."""
         ray.kill(handle.actor, no_restart=False)
         handle.assignment, handle.deadline = None, None
-        handle.waits_for = handle.actor.ready.remote()
+        handle.waits_for = self._ping(handle.actor)
 
     def _revive(self, handle: Handle, error: ray.exceptions.RayError) -> None:
         """Wait for Ray to restart the actor; put a new one in its place when it will not."""
-        if isinstance(error, ray.exceptions.RayActorError) and error.actor_init_failed:
-            raise AutopruneError(
-                f"a Ray worker cannot load what it is to work on: {_last_line(error)}. What it needs must be "
-                "importable on every machine of the cluster."
-            ) from error
         self._failed_starts += 1
         if self._failed_starts > MAX_FAILED_STARTS * self._settings.workers:
             raise AutopruneError(f"Ray workers do not start: {_first_line(error)}") from error
         if isinstance(error, ray.exceptions.ActorDiedError):
             self._handles[self._handles.index(handle)] = self._new_handle()
         else:
-            handle.waits_for = handle.actor.ready.remote()
+            handle.waits_for = self._ping(handle.actor)
 
     def _new_handle(self) -> Handle:
         remote: Any = ray.remote(Actor)
@@ -167,8 +178,12 @@ class RayExecutor(Pool[Handle]):
             num_gpus=self._settings.gpus_per_worker,
             max_restarts=-1,
             max_task_retries=0,
-        ).remote((self._context,), self._settings.threads)
-        return Handle(actor, actor.ready.remote())
+        ).remote()
+        return Handle(actor, self._ping(actor))
+
+    def _ping(self, actor: Any) -> Any:
+        """Answered when the actor is there (again) with its context, however often it is restarted."""
+        return actor.ready.options(max_task_retries=-1).remote(*self._context)
 
 
 def _stored(context: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors.executor import limit_threads, perform
-from autoprune.search.executors.pool import Assignment
+from autoprune.search.executors.pool import DIED_HINT, Assignment
 
 _HELLO, _READY = "hello", "ready"
 _JOIN_S = 2.0  # how long an idle worker may take to leave once its pipe is closed
@@ -78,11 +78,12 @@ def _leave_with_parent() -> None:
 
 
 class WorkerDied(Exception):  # noqa: N818 - an event, not an error of ours
-    """The process behind a handle is gone; `reason` says how."""
+    """The process behind a handle is gone; `reason` says how, `hint` what to do."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, hint: str = DIED_HINT) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.hint = hint
 
 
 class Worker:
