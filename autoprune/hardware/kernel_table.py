@@ -27,7 +27,8 @@ class KernelRow:
         family, sizes: the kernel (see `autoprune.graph.kernel`).
         operator: the class its efficiency is fitted by.
         n: timed runs.
-        mean_us, p50_us, p90_us, p95_us, p99_us, std_us: of those runs, above the time of an empty run.
+        mean_us, p50_us, p90_us, p95_us, p99_us, std_us: of those runs, inside a model: what a kernel pays
+            only when it runs alone is taken off.
         flops, bytes: floating-point operations, and bytes read and written.
         energy_uj: energy of one run, where known.
         provenance: `measured`, `imported` or `analytical`.

@@ -53,7 +53,10 @@ class ProtocolInfo(_Model):
     minimum_runs: int = Field(ge=0)
     warmup_runs: int = Field(ge=0)
     warmup_us: float = Field(ge=0)
-    empty_run_us: float = Field(default=0.0, ge=0)  # already taken off the kernels' times, not off models'
+    # What kernels pay when they run alone; already taken off their times.
+    empty_run_us: float = Field(default=0.0, ge=0)
+    edge_us: float = Field(default=0.0, ge=0)  # a convolution's activation that comes in or goes out ...
+    edge_us_per_byte: float = Field(default=0.0, ge=0)  # ... and each byte of it
     seed: int = 0
     seconds: float = Field(default=0.0, ge=0)
 

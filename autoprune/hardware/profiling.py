@@ -12,13 +12,14 @@ import onnx
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.graph.dimension import Constant
-from autoprune.graph.fusion import kernel_slots
+from autoprune.graph.fusion import kernel_slots, value_bytes
 from autoprune.graph.kernel import Kernel
 from autoprune.graph.onnx import onnx_model
 from autoprune.graph.program import Operation, Program, Ref, Value
 from autoprune.hardware.composition import fit_compositions, validation
 from autoprune.hardware.cost import Graph
 from autoprune.hardware.devices import DEVICES
+from autoprune.hardware.edges import Edges, probe_edges
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.latency import LatencyTable
 from autoprune.hardware.measure import (
@@ -28,7 +29,6 @@ from autoprune.hardware.measure import (
     Protocol,
     Sentinel,
     measure_models,
-    time_runner,
     time_runners,
 )
 from autoprune.hardware.plan import PlannedKernel, plan_kernels, sample_policies
@@ -192,6 +192,7 @@ class _Session:
     seed: int
     progress: Progress | None
     empty_us: float = 0.0
+    edges: Edges = field(default_factory=Edges)
     sentinel: Sentinel | None = None
     correction: float = 1.0  # from the sentinel's reference to its typical time; of kernels and models alike
     blocks: int = 0
@@ -203,14 +204,17 @@ class _Session:
             minimum_runs=KERNEL_PROTOCOL.minimum_runs,
             warmup_runs=KERNEL_PROTOCOL.warmup_runs,
             warmup_us=KERNEL_PROTOCOL.warmup_us,
-            empty_run_us=self.empty_us,
+            empty_run_us=round(self.correction * self.empty_us, 3),
+            edge_us=round(self.correction * self.edges.constant_us, 3),
+            edge_us_per_byte=round(self.correction * self.edges.us_per_byte, 9),
             seed=self.seed,
         )
 
     def time_kernels(self, planned: Sequence[PlannedKernel], deadline: float | None) -> list[KernelRow]:
         """Times of the planned kernels, block by block, until all are done or the deadline has passed."""
-        self.empty_us = self._empty_run_us()
         self.sentinel = self._make_sentinel(planned)
+        self.empty_us = self._empty_run_us()
+        self.edges = probe_edges(self.runtime, self.settings, self.empty_us, KERNEL_PROTOCOL, self.sentinel)
         order = _shuffled_within_detail(planned, self.seed)
         found: list[tuple[PlannedKernel, Measurement]] = []
         start = time.perf_counter()
@@ -224,13 +228,14 @@ class _Session:
         if not found:
             raise AutopruneError(f"profile: the runtime refused every kernel, the first with: {self.failures[0]}.")
         self.correction = 1.0 if self.sentinel is None else self.sentinel.correction
-        return [self._row(item, measured.scaled(self.correction)) for item, measured in found]
+        return [self._row(item, measured) for item, measured in found]
 
     def _empty_run_us(self) -> float:
         runner = self.runtime.compile(_empty_model(), self.settings)
         if isinstance(runner, Failure):
             raise AutopruneError(f"profile: the runtime refuses even an empty model: {runner}.")
-        return float(np.median(time_runner(runner, Protocol(minimum_runs=500, maximum_runs=500))))
+        protocol = Protocol(minimum_runs=200, maximum_runs=200)
+        return time_runners([runner], protocol, sentinel=self.sentinel)[0].p50_us
 
     def _make_sentinel(self, planned: Sequence[PlannedKernel]) -> Sentinel | None:
         """A kernel of middling work."""
@@ -260,25 +265,30 @@ class _Session:
         return list(zip(kept, time_runners(runners, protocol, sentinel=self.sentinel), strict=True))
 
     def _row(self, item: PlannedKernel, found: Measurement) -> KernelRow:
-        flops, bytes_ = kernel_work(item.kernel)
+        """A row of the table: what the kernel takes inside a model, at the machine's typical speed."""
+        program = item.kernel.program()
+        [slot] = kernel_slots(program)
+        activations = tuple(int(value_bytes(program.values[name], {})) for name in (*slot.inputs, *slot.outputs))
         least = max(0.02 * found.p50_us, 0.001)
+        inside = self.edges.inside_us(item.operator, max(found.p50_us - self.empty_us, least), activations)
+        taken_off = found.p50_us - inside
 
-        def above_empty(time_us: float) -> float:
-            return round(max(time_us - self.empty_us, least), 3)
+        def own(time_us: float) -> float:
+            return round(self.correction * max(time_us - taken_off, least), 3)
 
         return KernelRow(
             family=item.kernel.family,
             sizes=item.kernel.sizes,
             operator=item.operator,
             n=found.n,
-            mean_us=above_empty(found.mean_us),
-            p50_us=above_empty(found.p50_us),
-            p90_us=above_empty(found.p90_us),
-            p95_us=above_empty(found.p95_us),
-            p99_us=above_empty(found.p99_us),
-            std_us=round(found.std_us, 3),
-            flops=flops,
-            bytes=bytes_,
+            mean_us=own(found.mean_us),
+            p50_us=own(found.p50_us),
+            p90_us=own(found.p90_us),
+            p95_us=own(found.p95_us),
+            p99_us=own(found.p99_us),
+            std_us=round(self.correction * found.std_us, 3),
+            flops=float(slot.flops({})),
+            bytes=float(slot.bytes({})),
         )
 
     def compose(

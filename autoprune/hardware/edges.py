@@ -1,0 +1,73 @@
+"""What a convolution pays at its edges when it runs alone, and does not pay inside a model.
+
+Runtimes keep activations in a blocked layout between convolutions; a convolution alone changes the layout of what
+comes in and of what goes out. Two in a row save one change of each: `2 T(one) - T(two)` is that saving, fitted as
+`constant + per_byte * bytes` over a few sizes, and half of it is taken off for every activation of a kernel.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+
+from autoprune.core.errors import Failure
+from autoprune.graph.kernel import Kernel
+from autoprune.graph.onnx import onnx_model
+from autoprune.hardware.fit import non_negative_least_squares
+from autoprune.hardware.measure import Protocol, Sentinel, time_runners
+from autoprune.hardware.runtimes import Runner, RunSettings, Runtime
+
+ONE = "x0:({n},c0,{s},{s});y0:({n},c0,{s},{s})=conv2d.default(x0,w(c0,c0,1,1),w(c0,),(1,1),(0,0),(1,1),1)"
+TWO = ONE + ";y1:({n},c0,{s},{s})=conv2d.default(y0,w(c0,c0,1,1),w(c0,),(1,1),(0,0),(1,1),1)"
+WIDTHS, SIDES = (16, 32, 64), (7, 14, 28)
+BLOCKED = frozenset(("conv", "pointwise", "depthwise", "grouped"))
+LEAST = 0.2  # of a kernel's time that is its own, whatever the fit says
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Cost of one activation that enters or leaves: `constant_us + us_per_byte * bytes`."""
+
+    constant_us: float = 0.0
+    us_per_byte: float = 0.0
+
+    def inside_us(self, operator: str, time_us: float, activation_bytes: tuple[int, ...]) -> float:
+        """The time of a kernel inside a model, from its time alone."""
+        if operator not in BLOCKED:
+            return time_us
+        paid = sum(self.constant_us + self.us_per_byte * bytes_ for bytes_ in activation_bytes)
+        return max(time_us - paid, LEAST * time_us)
+
+
+def probe_edges(
+    runtime: Runtime, settings: RunSettings, empty_us: float, protocol: Protocol, sentinel: Sentinel | None
+) -> Edges:
+    """Measure the edges; nothing is taken off where the runtime refuses a probe."""
+    sizes = list(itertools.product(WIDTHS, SIDES))
+    runners: list[Runner] = []
+    for width, side in sizes:
+        for family in (ONE, TWO):
+            kernel = Kernel(family.format(n=settings.batch, s=side), (width,))
+            model = onnx_model(kernel.program(), {}).SerializeToString(deterministic=True)
+            runner = runtime.compile(model, settings)
+            if isinstance(runner, Failure):
+                return Edges()
+            runners.append(runner)
+    times = np.array([found.p50_us for found in time_runners(runners, protocol, sentinel=sentinel)]).reshape(-1, 2)
+    saved = 2.0 * times[:, 0] - times[:, 1] - empty_us
+    bytes_ = np.array([4.0 * settings.batch * width * side * side for width, side in sizes])
+    return fit_edges(bytes_, saved)
+
+
+def fit_edges(bytes_: np.ndarray, saved_us: np.ndarray) -> Edges:
+    """The cost of one activation, from what two convolutions in a row save (an activation out and in).
+
+    Args:
+        bytes_: of the activation between them.  # (n,)
+        saved_us: (n,)
+    """
+    scale = float(bytes_.max())
+    constant, slope = non_negative_least_squares(np.stack([np.ones_like(bytes_), bytes_ / scale], axis=1), saved_us)
+    return Edges(float(constant) / 2.0, float(slope) / scale / 2.0)
