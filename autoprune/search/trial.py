@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from autoprune.core.errors import Failure
-from autoprune.graph.policy import SparsityPolicy
+
+if TYPE_CHECKING:
+    from autoprune.graph.policy import SparsityPolicy
 
 Choice: TypeAlias = tuple[int, ...]  # one level a variable of the search space
 Origin: TypeAlias = Literal["dense", "uniform", "allocation", "sampler"]

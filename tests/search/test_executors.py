@@ -220,6 +220,22 @@ def test_workers_leave_with_a_driver_that_is_killed(tmp_path: Path) -> None:
     assert not alive
 
 
+def test_a_script_without_its_guard_is_told(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from tests.search.jobs import Bench\n"
+        "from autoprune.search.executors import ExecutorSettings, Job, open_executor\n"
+        "with open_executor(Bench(), ExecutorSettings('local', workers=2)) as executor:\n"
+        "    list(executor.run([Job(0, Bench.square, (2,))]))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "AutopruneError: worker processes do not start" in done.stderr
+    assert "needs its own work under `if __name__ == '__main__':`" in done.stderr
+
+
 @pytest.mark.ray
 def test_no_ray_at_the_address() -> None:
     code = (

@@ -170,7 +170,7 @@ class TestGenerations:
 
     def test_population_follows_the_trials(self) -> None:
         sizes = [population_size(trials) for trials in (1, 100, 200, 1000, 2000, 10**6)]
-        assert sizes == [8, 8, 12, 28, 44, 64]
+        assert sizes == [8, 12, 20, 44, 64, 64]
 
 
 class TestProposals:

@@ -96,7 +96,7 @@ class WorkerProcesses(Pool[Worker]):
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise AutopruneError(
                     f"worker processes do not start: {death.reason}, {self._failed_starts} times in a row. A script "
-                    "that starts workers needs its own work under `if __name__ == '__main__':`; see also what they printed."
+                    "that starts workers needs its own work under `if __name__ == '__main__':`; see what they printed."
                 )
         return None if worker.assignment is None else feed.lost(worker.assignment, death.reason, death.hint)
 
