@@ -194,14 +194,18 @@ def test_compensated_models_stay_nearer_to_the_dense_one(
     assert errors[0] < 0.9 * errors[1]
 
 
-def test_slice_takes_up_means_in_batch_norm() -> None:
-    """conv2 -> bn2: the running mean is shifted, so that the mean behind the norm is the dense one at once."""
+@pytest.mark.parametrize("joint_up_to", [1152, 0], ids=["joint", "shared"])
+@pytest.mark.parametrize(("cut", "norm"), [("conv1", "bn2"), ("stem.0", "bn1")], ids=["1 x 1", "3 x 3"])
+def test_slice_takes_up_means_in_batch_norm(
+    cut: str, norm: str, joint_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The running mean behind a re-fitted convolution is shifted: the mean behind the norm is the dense one at once."""
+    monkeypatch.setattr("autoprune.pruning.consumers.JOINT_UP_TO", joint_up_to)
     model, graph, batches = traced("residual")
-    pruner = Pruner(graph, "obs", batches)
-    module = pruner.slice({"conv1": 3})
+    module = Pruner(graph, "obs", batches).slice({cut: 3})
 
     def mean_behind(m: nn.Module) -> Tensor:
-        return inputs_of(m, "bn2", batches).mean(dim=(0, 2, 3)) - layer(m, "bn2").running_mean
+        return inputs_of(m, norm, batches).mean(dim=(0, 2, 3)) - layer(m, norm).running_mean
 
     torch.testing.assert_close(mean_behind(module), mean_behind(model), rtol=1e-4, atol=1e-4)
 
