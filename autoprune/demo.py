@@ -33,8 +33,7 @@ Progress = Callable[[str, int, int], None]
 TRAIN, VALIDATION, TEST = 3000, 1000, 1000  # images, the same number of each digit
 EPOCHS = 6
 TRIALS = 100
-MEMBERS = 6
-FINETUNE_EPOCHS = 3
+FINETUNE = {"members": 6, "epochs": 4, "optimizer": "sgd", "lr": 0.05, "distill": True}
 PROFILE_SECONDS = 40.0
 WORKERS = 2
 
@@ -92,7 +91,7 @@ def task(seed: int = 0) -> Task:
     train, validation, test = digits(seed)
     generator = torch.Generator().manual_seed(seed)
     return Task.classification(
-        DataLoader(TensorDataset(train.images, train.labels), batch_size=100, shuffle=True, generator=generator),
+        DataLoader(TensorDataset(train.images, train.labels), batch_size=50, shuffle=True, generator=generator),
         DataLoader(TensorDataset(validation.images, validation.labels), batch_size=250),
         DataLoader(TensorDataset(test.images, test.labels), batch_size=250),
     )
@@ -210,7 +209,7 @@ def run(folder: Path, seed: int = 0, trials: int = TRIALS, progress: Progress | 
         space="cnn",
         objectives=["error", "latency_p50"],
         trials=trials,
-        finetune={"members": MEMBERS, "epochs": FINETUNE_EPOCHS, "distill": True},
+        finetune=FINETUNE,
         executor={"kind": "local", "workers": min(WORKERS, os.cpu_count() or 1)},
         seed=seed,
         run=folder,

@@ -17,7 +17,7 @@ from autoprune import demo
 def main(
     run: Path,
     trials: int = demo.TRIALS,
-    members: int = demo.MEMBERS,
+    members: int = 6,
     profile_seconds: float = demo.PROFILE_SECONDS,
 ) -> ap.Front:
     """Train, trace, profile, search, select, export."""
@@ -49,7 +49,7 @@ def main(
         space="cnn",
         objectives=["error", "latency_p50"],
         trials=trials,
-        finetune={"members": members, "epochs": 2},
+        finetune={"members": members, "epochs": 4, "optimizer": "sgd", "lr": 0.05},
         seed=0,
         run=run / "search",
     )
