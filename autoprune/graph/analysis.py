@@ -18,8 +18,16 @@ _PERMUTATIONS = (
     "aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default", "aten.detach.default",
     "aten.alias.default", "aten.contiguous.default", "aten.clone.default",
 )  # fmt: skip
-_VIEWS = ("view", "reshape", "permute", "transpose", "slice", "select", "expand", "squeeze", "unsqueeze", "t", "chunk",
-          "split", "unbind", "flatten", "detach", "alias", "contiguous", "narrow")  # fmt: skip
+_VIEWS = (
+    "view", "view_as", "reshape", "permute", "transpose", "t", "slice", "select", "expand", "expand_as", "squeeze",
+    "unsqueeze", "chunk", "split", "split_with_sizes", "unbind", "flatten", "unflatten", "detach", "alias", "contiguous",
+    "narrow", "to", "dropout", "movedim", "unfold", "diagonal", "lift_fresh_copy",
+)  # fmt: skip
+
+
+def is_view(target: str) -> bool:
+    """Whether an operator's result may share memory with its operand."""
+    return target == "<built-in function getitem>" or target.partition(".")[2].partition(".")[0] in _VIEWS
 
 
 @dataclass
@@ -52,7 +60,6 @@ class Analysis:
         self._consumed: set[tuple[str, int]] = set()
         self._read: list[Expression] = []
         self._origins: dict[str, tuple[str, tuple[int, ...]]] = {}
-        self._views: set[str] = set()
         self._parts: dict[str, tuple[str, ...]] = {}
 
     def state(self, node: str, name: str, sizes: list[int], dtype: str) -> None:
@@ -70,11 +77,6 @@ class Analysis:
             for axis, units in enumerate(sizes)
         ]
         self._dtypes[name] = dtype.removeprefix("torch.")
-        self._views.add(name)
-
-    def is_fresh(self, name: str) -> bool:
-        """Whether a value owns its memory, so that changing it in place changes no other value."""
-        return name not in self._views and name in self._dims
 
     def getitem(self, name: str, source: str, index: int) -> None:
         """One of several results."""
@@ -86,8 +88,6 @@ class Analysis:
 
     def _rename(self, old: str, new: str) -> None:
         self._names[new] = old
-        if old in self._views:
-            self._views.add(new)
 
     def integer(self, name: str, target: str, args: list[Any]) -> None:
         """A run-time integer (sizes that contain the batch)."""
@@ -126,9 +126,6 @@ class Analysis:
         self._consumed.update(call.consumed)
         self._read.extend(call.read)
         self._follow_view(name, target, args)
-        if any(target.split(".")[1] == view for view in _VIEWS) or target == "aten.dropout.default":
-            self._views.update(results)
-            self._views.update(ref.name for ref in call.tensors())
         if not single:
             self._parts[name] = results
         self._drafts.append(_Draft(name, call.retarget or target, args, call.kwargs, call.followed, module, results))

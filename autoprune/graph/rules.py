@@ -155,7 +155,7 @@ _ELEMENTWISE = (
     "logical_not bitwise_not",
     "dropout feature_dropout alpha_dropout contiguous clone alias detach to type_as _to_copy lift_fresh_copy",
     "zeros_like ones_like full_like rand_like randn_like add sub rsub mul div pow maximum minimum remainder fmod",
-    "eq ne lt le gt ge logical_and logical_or where masked_fill addcmul lerp",
+    "eq ne lt le gt ge logical_and logical_or where masked_fill addcmul lerp fill copy view_as",
 )
 _OVERLOADS = (
     "default Tensor Scalar dtype device dtype_layout Tensor_Scalar Tensor_Tensor Tensor_mode Scalar_mode other",
@@ -739,6 +739,20 @@ def pick(call: Call) -> Dims:
         return [resolve(d) for d in where]
     x[axis] = _batch_or_constant(call, call.shapes[0][axis], "is indexed")
     return x
+
+
+@rule("slice_scatter.default", "select_scatter.default")
+def scatter(call: Call) -> Dims:
+    """A part of a dimension replaced; the dimension stays."""
+    x, part = call.of(call.args[0]), call.of(call.args[1])
+    axis = call.get(2, "dim", 0) % len(x)
+    freeze(x[axis], f"is written in part by {call.target}")
+    rest = part if "select" in call.target else [*part[:axis], *part[axis + 1 :]]
+    for mine, theirs in zip([*x[:axis], *x[axis + 1 :]], rest, strict=True):
+        unify(mine, theirs, call.target)
+    if "slice" in call.target:
+        freeze(part[axis], f"is written by {call.target}")
+    return [resolve(dimension) for dimension in x]
 
 
 @rule("roll.default", "flip.default")

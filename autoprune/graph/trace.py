@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
 from autoprune.core.files import canonical_json
-from autoprune.graph.analysis import Analysis
+from autoprune.graph.analysis import Analysis, is_view
 from autoprune.graph.graph import DependencyGraph
 from autoprune.graph.program import Ref
 
@@ -49,7 +49,10 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> DependencyGraph:
     finally:
         for module, training in modes.items():
             module.training = training
-    return _analyse(exported, state, args, kwargs, batched)
+    try:
+        return _analyse(exported, state, args, kwargs, batched)
+    except _InPlaceError:  # written out of place by torch itself; slower, so only where it must be
+        return _analyse(exported.run_decompositions({}), state, args, kwargs, batched)
 
 
 def _call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -206,6 +209,26 @@ def _named(item: Any, renamed: Mapping[str, str]) -> Any:
     return item
 
 
+class _InPlaceError(InputError):
+    """A view is changed in place while what it is a view of is still read."""
+
+
+def _changes_nothing_else(node: torch.fx.Node) -> bool:
+    """Whether only what follows from `node` reads the memory that it changes."""
+    if node.target is torch.ops.aten.dropout_.default:
+        return True  # traced in eval mode, where it changes nothing
+    order = {each: place for place, each in enumerate(node.graph.nodes)}
+    later: set[torch.fx.Node] = set()
+    source: Any = node.args[0]
+    reader = node
+    while isinstance(source, torch.fx.Node):
+        later.update(user for user in source.users if order[user] > order[node] and user is not reader)
+        if source.op != "call_function" or not is_view(str(source.target)):
+            break
+        source, reader = source.args[0], source
+    return source is node.args[0] or not later
+
+
 def _visit(analysis: Analysis, node: torch.fx.Node, renamed: dict[str, str]) -> None:
     target = str(node.target)
     value = node.meta.get("val")
@@ -223,13 +246,13 @@ def _visit(analysis: Analysis, node: torch.fx.Node, renamed: dict[str, str]) -> 
     name, _, overload = target.removeprefix("aten.").partition(".")
     if target.startswith("aten.") and name.endswith("_") and not name.startswith("_"):
         functional = f"aten.{name[:-1]}.{overload}"
-        if analysis.is_fresh(args[0].name) and hasattr(torch.ops.aten, name[:-1]):
+        if hasattr(torch.ops.aten, name[:-1]) and _changes_nothing_else(node):
             target = functional
             changed = args[0].name
             for old in [changed, *(k for k, v in renamed.items() if v == changed)]:
                 renamed[old] = node.name
         else:
-            raise InputError(f"trace: {target} changes a view in place ({node.name}); write it out of place.")
+            raise _InPlaceError(f"trace: {target} changes a view in place ({node.name}); write it out of place.")
     results = [value] if isinstance(value, torch.Tensor) else list(value)
     stack = node.meta.get("nn_module_stack") or {}
     path = next(reversed(stack.values()))[0] if stack else ""
