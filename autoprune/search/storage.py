@@ -10,7 +10,8 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, Self, cast, get_args
@@ -22,7 +23,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.core.errors import Failure, InputError
+from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.samplers.memory import quiet
 from autoprune.search.samplers.nsga2 import GENERATION_KEY
 from autoprune.search.trial import Choice, Origin
@@ -143,14 +144,19 @@ class TrialStorage:
         """What the run was started with; `wanted` when it starts now."""
         found = self.study.user_attrs.get(_SETTINGS_KEY)
         if found is None:
-            self.study.set_user_attr(_SETTINGS_KEY, dict(wanted))
+            with _writing():
+                self.study.set_user_attr(_SETTINGS_KEY, dict(wanted))
             return dict(wanted)
         if not isinstance(found, dict):
             raise InputError(f"run storage: expected settings, got {type(found).__name__}. It is no run of autoprune.")
         return found
 
     def add(self, record: Record) -> None:
-        """Store a finished trial: one record, on disk when this returns."""
+        """Store a finished trial: one record, on disk when this returns.
+
+        Raises:
+            AutopruneError: it cannot be written (the disk is full).
+        """
         attributes: dict[str, Any] = {
             "number": record.number,
             "origin": record.origin,
@@ -160,17 +166,17 @@ class TrialStorage:
         }
         if record.failure is not None:
             attributes["failure"] = [record.failure.kind, record.failure.message, record.failure.hint]
-        self.study.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.FAIL if record.values is None else TrialState.COMPLETE,
-                values=record.values,
-                params=dict(zip(self._names, record.choice, strict=True)),
-                distributions=self._distributions,
-                user_attrs=attributes,
-                system_attrs={GENERATION_KEY: record.batch},
-                constraints=record.violations,
-            )
+        trial = optuna.trial.create_trial(
+            state=TrialState.FAIL if record.values is None else TrialState.COMPLETE,
+            values=record.values,
+            params=dict(zip(self._names, record.choice, strict=True)),
+            distributions=self._distributions,
+            user_attrs=attributes,
+            system_attrs={GENERATION_KEY: record.batch},
+            constraints=record.violations,
         )
+        with _writing():
+            self.study.add_trial(trial)
 
     def load(self) -> list[Record]:
         """All finished trials, in order of number. A number stored twice counts as it was stored last.
@@ -236,6 +242,17 @@ class TrialStorage:
                 "to another search; use another run folder."
             )
         return study
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AutopruneError(
+            f"cannot store trials: {error.strerror or error}. What was stored before is safe: make room, and start the "
+            "same search again to go on."
+        ) from error
 
 
 def _origin(name: object) -> Origin:

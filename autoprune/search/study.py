@@ -129,10 +129,10 @@ class _Search:
         self._settings = settings
         self._storage = storage
         self._evaluate = evaluate
-        self._records = _retried(storage.load())
         wanted = _identity(problem, settings, _sampler(problem, settings, settings.batch).batch_size, len(seeds))
         found = storage.settings(wanted)
         _check_same(found, wanted)
+        self._records = _retried(storage.load())
         self._batch = int(found["batch"])
         self._first_batch = max(self._batch, int(found["seeds"]))
         self._sampler = _sampler(problem, settings, self._batch)

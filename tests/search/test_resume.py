@@ -260,6 +260,29 @@ class TestDamaged:
             search(synthetic_problem(), tmp_path, trials=5, batch=8)
 
 
+FULL = """
+import resource, sys
+from pathlib import Path
+from tests.search.test_resume import problem
+from tests.search.test_study import search
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+search(problem(), Path(sys.argv[1]), trials=12, batch=8)
+"""
+
+
+def test_a_full_disk_in_the_middle_of_a_record(tmp_path: Path) -> None:
+    """As far as a file-size limit can stand for one: a clear message, and it goes on when there is room."""
+    whole = search(problem(), tmp_path / "whole", trials=12, batch=8)
+    limit = (tmp_path / "whole" / JOURNAL).stat().st_size // 2
+    command = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(limit)]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert "AutopruneError: cannot store trials: File too large. What was stored before is safe" in done.stderr
+    assert (tmp_path / "run" / JOURNAL).stat().st_size == limit  # a torn record
+    assert search(problem(), tmp_path / "run", trials=12, batch=8) == whole
+
+
 class TestFolders:
     def test_one_search_at_a_time(self, tmp_path: Path) -> None:
         lock = FolderLock(tmp_path)
