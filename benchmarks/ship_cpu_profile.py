@@ -43,7 +43,7 @@ def main() -> None:
     torch.set_num_threads(1)
     graphs = {"ResNet-20": trace(ResNet20().eval(), torch.zeros(1, 1, 28, 28)),
               "demo": trace(Network().eval(), torch.zeros(1, 1, 28, 28))}  # fmt: skip
-    quantum = alignment_quantum()
+    quantum = int(np.median([alignment_quantum() for _ in range(3)]))
     targets = [(graph, SearchSpace.load("cnn", graph, quantum=quantum).widths) for graph in graphs.values()]
     settings = ProfileSettings(
         budget_s=arguments.budget, whole_models=arguments.models, name=NAME, description=DESCRIPTION

@@ -10,14 +10,15 @@ import numpy.typing as npt
 from autoprune.core.errors import Failure
 from autoprune.graph.kernel import Kernel
 from autoprune.graph.onnx import onnx_model
-from autoprune.hardware.measure import Protocol, time_runners
+from autoprune.hardware.measure import Protocol, Sentinel, time_runners
 from autoprune.hardware.runtimes import RUNTIMES, RunSettings, Runtime
 
 CANDIDATES = (32, 16, 8, 4, 2)
 PROBED = range(33, 97)  # three blocks of 32 on either side of every boundary
 SHARPNESS = 0.5
+KEPT = 0.85
 FAMILY = "x0:({n},c0,7,7);y0:({n},c1,7,7)=conv2d.default(x0,w(c1,c0,3,3),w(c1,),(1,1),(1,1),(1,1),1)"
-PROTOCOL = Protocol(sessions=3, minimum_runs=20, maximum_runs=40, target_us=1_500.0, warmup_runs=3, warmup_us=0.0)
+PROTOCOL = Protocol(sessions=5, minimum_runs=15, maximum_runs=40, target_us=1_000.0, warmup_runs=3, warmup_us=0.0)
 
 
 def alignment_quantum(runtime: str = "onnxruntime", *, threads: int = 1, batch: int = 1) -> int:
@@ -39,8 +40,8 @@ def probe_quantum(runtime: Runtime, settings: RunSettings) -> int:
         if isinstance(runner, Failure):
             return 1
         runners.append(runner)
-    measured = time_runners(runners, PROTOCOL)
-    return quantum_of(list(PROBED), [min(found.sessions_us) for found in measured])
+    measured = time_runners(runners, PROTOCOL, sentinel=Sentinel(runners[0]))
+    return quantum_of(list(PROBED), [found.p50_us for found in measured])
 
 
 def quantum_of(widths: Sequence[int], times_us: Sequence[float]) -> int:
@@ -66,11 +67,12 @@ def quantum_of(widths: Sequence[int], times_us: Sequence[float]) -> int:
 
 
 def _spread(size: npt.NDArray[np.int64], time: npt.NDArray[np.float64], step: int, offset: int) -> float:
-    """Mean relative squared deviation from the median of each whole group of `step` widths."""
+    """Mean relative squared deviation from the median of each whole group of `step` widths, outliers left out."""
     groups = (size - 1 + offset) // step
-    deviations = []
+    deviations: list[float] = []
     for group in np.unique(groups):
         inside = time[groups == group]
         if len(inside) == step:
-            deviations.append(float(np.mean((inside / np.median(inside) - 1.0) ** 2)))
-    return float(np.mean(deviations)) if deviations else np.inf
+            deviations.extend(np.abs(inside / np.median(inside) - 1.0))
+    kept = np.sort(deviations)[: max(1, int(KEPT * len(deviations)))]  # a busy machine makes outliers
+    return float(np.mean(kept**2)) if deviations else np.inf
