@@ -132,9 +132,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Trial, ...]:
 
 
 class TestSameEverywhere:
-    @pytest.mark.parametrize(
-        ("kind", "workers"), [("local", 2), pytest.param("ray", 1, marks=pytest.mark.ray), ("local", 3)]
-    )
+    @pytest.mark.parametrize(("kind", "workers"), [("local", 2), pytest.param("ray", 1, marks=pytest.mark.ray)])
     def test_same_trials(
         self, kind: str, workers: int, expected: tuple[Trial, ...], tmp_path: Path, request: pytest.FixtureRequest
     ) -> None:
