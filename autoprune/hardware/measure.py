@@ -208,7 +208,6 @@ def measure_models(
     batch: int = 1,
     protocol: Protocol | None = None,
     progress: Progress | None = None,
-    sentinel: Sentinel | None = None,
     deadline: float | None = None,
 ) -> list[Measurement | Failure]:
     """Time several whole models so that they can be compared: interleaved, in shuffled sessions.
@@ -219,7 +218,6 @@ def measure_models(
         threads, batch: how they are run.
         protocol: how often; the default takes about a quarter of a second a model.
         progress: called with ("models", done, total) after each model of each session.
-        sentinel: where given, times are scaled to its reference; without it they are as the clock says.
         deadline: reading of `time.perf_counter` before which no session but the first may end late.
 
     Returns:
@@ -243,7 +241,7 @@ def measure_models(
         runners.append(runner)
         results.append(Failure("pending", "not measured"))
     done = _Counter("models", len(runners) * rules.sessions, progress)
-    for place, measured in zip(places, time_runners(runners, rules, done, sentinel, deadline), strict=True):
+    for place, measured in zip(places, time_runners(runners, rules, done, deadline=deadline), strict=True):
         results[place] = measured
     return results
 

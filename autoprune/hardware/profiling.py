@@ -194,7 +194,7 @@ class _Session:
     empty_us: float = 0.0
     edges: Edges = field(default_factory=Edges)
     sentinel: Sentinel | None = None
-    correction: float = 1.0  # from the sentinel's reference to its typical time; of kernels and models alike
+    correction: float = 1.0  # from the sentinel's reference to its typical time
     blocks: int = 0
     failures: list[Failure] = field(default_factory=list)
 
@@ -294,7 +294,10 @@ class _Session:
     def compose(
         self, bare: HardwareProfile, targets: Sequence[_Target], count: int, deadline: float | None
     ) -> tuple[dict[str, Composition], Validation]:
-        """The composition fitted on `count` whole models of the targets, and how well it predicts."""
+        """The composition fitted on `count` whole models of the targets, and how well it predicts.
+
+        Models are timed as the clock says: predictions are to agree with what a user measures.
+        """
         policies = [sample_policies(t.widths, t.dense, count // len(targets), self.seed) for t in targets]
         models = [_model(t.graph, row) for t, rows in zip(targets, policies, strict=True) for row in rows]
         results = measure_models(
@@ -304,7 +307,6 @@ class _Session:
             batch=self.settings.batch,
             protocol=replace(MODEL_PROTOCOL, seed=self.seed),
             progress=self.progress,
-            sentinel=self.sentinel,
             deadline=deadline,
         )
         self.failures += [result for result in results if isinstance(result, Failure)]
@@ -312,7 +314,7 @@ class _Session:
         known = [table.sum_us(rows) for table, rows in zip(tables, policies, strict=True)]
         done = [index for index, result in enumerate(results) if isinstance(result, Measurement)]
         sums, kernels = (np.concatenate([part[i] for part in known])[done] for i in (0, 1))
-        measured = [result.scaled(self.correction) for result in results if isinstance(result, Measurement)]
+        measured = [result for result in results if isinstance(result, Measurement)]
         times = {p: np.array([result.us(p) for result in measured], dtype=np.float64) for p in PERCENTILES}
         compositions, residuals = fit_compositions(sums, kernels, times)
         drift = 0.0 if self.sentinel is None else self.sentinel.drift
