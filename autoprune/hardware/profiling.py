@@ -31,7 +31,7 @@ from autoprune.hardware.measure import (
     measure_models,
     time_runners,
 )
-from autoprune.hardware.plan import PlannedKernel, plan_kernels, sample_policies
+from autoprune.hardware.plan import PlannedKernel, aligned_widths, plan_kernels, sample_policies
 from autoprune.hardware.profile import (
     PERCENTILES,
     Composition,
@@ -168,6 +168,11 @@ class _Target:
     def planned(self, batch: int, quantum: int) -> list[PlannedKernel]:
         return plan_kernels(kernel_slots(self.graph.program), self.widths, self.dense, batch, quantum)
 
+    def policies(self, count: int, quantum: int, seed: int) -> np.ndarray:
+        """Whole models at the widths that searches use: multiples of the quantum.  # (count, n_groups)"""
+        aligned = {group: aligned_widths(values, self.dense[group], quantum) for group, values in self.widths.items()}
+        return sample_policies(aligned, self.dense, count, seed)
+
 
 def _checked_widths(widths: Mapping[str, Sequence[int]] | None, dense: Mapping[str, int]) -> dict[str, Sequence[int]]:
     if widths is None:
@@ -225,6 +230,8 @@ class _Session:
             found += self._block(order[first : first + BLOCK])
             if self.progress is not None:
                 self.progress("kernels", min(first + BLOCK, len(order)), len(order))
+        if self.progress is not None:  # what the budget leaves out is not to come
+            self.progress("kernels", len(found), len(found))
         if not found:
             raise AutopruneError(f"profile: the runtime refused every kernel, the first with: {self.failures[0]}.")
         self.correction = 1.0 if self.sentinel is None else self.sentinel.correction
@@ -298,7 +305,8 @@ class _Session:
 
         Models are timed as the clock says: predictions are to agree with what a user measures.
         """
-        policies = [sample_policies(t.widths, t.dense, count // len(targets), self.seed) for t in targets]
+        share = count // len(targets)
+        policies = [t.policies(share, bare.alignment_quantum, self.seed) for t in targets]
         models = [_model(t.graph, row) for t, rows in zip(targets, policies, strict=True) for row in rows]
         results = measure_models(
             models,
