@@ -15,7 +15,10 @@ from autoprune.graph import trace
 from autoprune.graph.onnx import onnx_model
 from autoprune.hardware.devices import DEVICES
 from autoprune.hardware.devices import local as local_module
-from autoprune.hardware.runtimes import RUNTIMES, RunSettings
+from autoprune.hardware.profile import RuntimeInfo
+from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
+from autoprune.hardware.runtimes.contract import check_runtime
+from autoprune.hardware.runtimes.onnxruntime import OnnxRuntime
 
 
 def small_model() -> bytes:
@@ -25,21 +28,29 @@ def small_model() -> bytes:
 
 @pytest.mark.parametrize("name", RUNTIMES.names())
 def test_contract(name: str) -> None:
-    runtime = RUNTIMES.get(name)()
-    settings = RunSettings(threads=1, batch=2)
-    described = runtime.describe(settings)
-    assert described.name == name
-    assert described.version
-    runner = runtime.compile(small_model(), settings)
-    assert not isinstance(runner, Failure)
-    times = runner.run_us(7)
-    assert times.shape == (7,)
-    assert times.dtype == np.float64
-    assert (times > 0).all()
-    refused = runtime.compile(b"not a model", settings)
-    assert isinstance(refused, Failure)
-    assert refused.kind == "compile"
-    assert name in refused.message
+    check_runtime(name, RUNTIMES.get(name)())
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [("name", "expected the name 'onnxruntime'"), ("count", "expected 7 times"), ("refusal", "expected a Failure")],
+)
+def test_contract_says_what_is_broken(fault: str, message: str) -> None:
+    class Short:
+        def run_us(self, count: int) -> np.ndarray:
+            return np.ones(count - 1)
+
+    class Broken(OnnxRuntime):
+        def describe(self, settings: RunSettings) -> RuntimeInfo:
+            return RuntimeInfo(name="other", version="1") if fault == "name" else super().describe(settings)
+
+        def compile(self, model: bytes, settings: RunSettings) -> Runner | Failure:
+            if fault == "count":
+                return Short()
+            return super().compile(small_model() if fault == "refusal" else model, settings)
+
+    with pytest.raises(AssertionError, match=message):
+        check_runtime("onnxruntime", Broken())
 
 
 def test_a_model_that_does_not_run_is_refused() -> None:

@@ -37,7 +37,7 @@ class Runner(Protocol):
 
 
 class Runtime(Protocol):
-    """What runs models. One contract test, `tests/hardware/test_runtimes.py`, is run against each."""
+    """What runs models; `autoprune.hardware.runtimes.contract` checks one."""
 
     def describe(self, settings: RunSettings) -> RuntimeInfo:
         """Name, version and flags."""
