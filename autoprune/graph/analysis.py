@@ -20,7 +20,8 @@ _PERMUTATIONS = (
 )  # fmt: skip
 _VIEWS = (
     "view", "view_as", "reshape", "permute", "transpose", "t", "slice", "select", "expand", "expand_as", "squeeze",
-    "unsqueeze", "chunk", "split", "split_with_sizes", "unbind", "flatten", "unflatten", "detach", "alias", "contiguous",
+    "unsqueeze", "chunk", "split", "split_with_sizes", "unbind", "flatten", "unflatten", "detach", "alias",
+    "contiguous",
     "narrow", "to", "dropout", "movedim", "unfold", "diagonal", "lift_fresh_copy",
 )  # fmt: skip
 

@@ -122,8 +122,5 @@ class Program:
     def raw_state(self) -> tuple[str, ...]:
         """Parameters and buffers that operations read themselves, not through a lifted module."""
         state = {*self.parameters, *self.buffers}
-        owned = [f"{op.module}." for op in self.operations]
-        names = [
-            name for op, own in zip(self.operations, owned, strict=True) for name in op.refs() if not name.startswith(own)
-        ]
+        names = [name for op in self.operations for name in op.refs() if not name.startswith(f"{op.module}.")]
         return tuple(dict.fromkeys(name for name in names if name in state))
