@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import onnx
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.graph.dimension import Constant
@@ -352,5 +351,4 @@ def _empty_model() -> bytes:
     value = {name: Value(name, (Constant(1), Constant(1)), "float32") for name in ("x", "y")}
     operation = Operation("y", "aten.relu.default", (Ref("x"),), (), None, ("y",))
     program = Program(("x",), ("y",), (operation,), value, (), (), "", "")
-    model: onnx.ModelProto = onnx_model(program, {})
-    return bytes(model.SerializeToString(deterministic=True))
+    return bytes(onnx_model(program, {}).SerializeToString(deterministic=True))
