@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.output import Json, cell, emit_json, plain, table
+from autoprune.cli.output import Json, cell, counted, emit_json, plain, table
 
 if TYPE_CHECKING:
     from autoprune.artifacts.front import Front, Member
@@ -39,7 +39,9 @@ def front(run: Run, as_json: Json = False) -> None:
     if as_json:
         emit_json({"run": str(found.run), "members": list(found.rows)})
     else:
-        show_rows(f"{len(found)} members in {found.run}", found.rows, columns(found.rows, found.record.metrics))
+        show_rows(
+            f"{counted(len(found), 'member')} in {found.run}", found.rows, columns(found.rows, found.record.metrics)
+        )
 
 
 def select(run: Run, where: Where = None, prefer: Prefer = "knee", as_json: Json = False) -> None:

@@ -77,6 +77,11 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     _write(captured.get())
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 member`, `5 members`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def cell(name: str, value: Any) -> str:
     """A value of the front's column `name` for people: units by the name's ending."""
     if value is None or (isinstance(value, float) and math.isnan(value)):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli.inspect import Inputs, Model
-from autoprune.cli.output import Json, cell, emit_json, note, plain, progress, table
+from autoprune.cli.output import Json, cell, counted, emit_json, note, plain, progress, table
 from autoprune.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_(as_json: Json = False) -> None:
         emit_json(found)
         return
     table(
-        f"{len(found)} hardware profiles",
+        counted(len(found), "hardware profile"),
         list(_COLUMNS),
         [[read(header) for read in _COLUMNS.values()] for header in found],
     )

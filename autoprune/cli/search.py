@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autoprune.cli.front import columns, show_rows
-from autoprune.cli.output import Json, emit_json, note, progress
+from autoprune.cli.output import Json, counted, emit_json, note, progress
 
 if TYPE_CHECKING:
     from autoprune.artifacts.front import Front
@@ -37,6 +37,6 @@ def show_front(front: Front, as_json: bool) -> None:
     if as_json:
         emit_json({"run": str(front.run), "members": list(front.rows)})
     else:
-        show_rows(f"{len(front)} members", front.rows, columns(front.rows, front.record.metrics))
+        show_rows(counted(len(front), "member"), front.rows, columns(front.rows, front.record.metrics))
     note(f"report: {front.run / 'report.html'}")
     note(f"next: autoprune select {front.run} --where 'latency_p50 <= 5ms'")
