@@ -170,7 +170,7 @@ def interpolate_monotone(x: Floats, y: Floats, at: Floats) -> Floats:
     tangent = np.zeros_like(y)
     left, right = 2 * step[1:] + step[:-1], step[1:] + 2 * step[:-1]
     inner = slope[:-1] * slope[1:] > 0
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         mean = (left + right) / (left / slope[:-1] + right / slope[1:])  # weighted harmonic, eq. (5)
     tangent[1:-1] = np.where(inner, mean, 0.0)
     tangent[0], tangent[-1] = slope[0], slope[-1]
