@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,4 +40,15 @@ def show_front(front: Front, as_json: bool) -> None:
     else:
         show_rows(counted(len(front), "member"), front.rows, columns(front.rows, front.record.metrics))
     note(f"report: {front.run / 'report.html'}")
-    note(f"next: autoprune select {front.run} --where 'latency_p50 <= 5ms'")
+    note(f"next: autoprune select {shlex.quote(str(front.run))}{_example(front)}")
+
+
+def _example(front: Front) -> str:
+    """A condition that asks for half the dense model's latency."""
+    if front.dense is None:
+        return ""
+    latency = next((name for name in front.dense.metrics if name.startswith("latency_p50_us")), "")
+    value = front.dense.metrics.get(f"measured_{latency}") or front.dense.metrics.get(latency)
+    if not isinstance(value, (int, float)):
+        return ""
+    return f" --where 'latency_p50{latency.removeprefix('latency_p50_us')} <= {value / 2:.3g}us'"

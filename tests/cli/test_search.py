@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def test_the_same_command_again_evaluates_nothing(finished: Project, capsys: pyt
     before = shown(capsys, "front", str(finished.folder / "run"), "--json")
     again = shown(capsys, "search", str(finished.config()), "--json")
     assert json.loads(again)["members"] == json.loads(before)["members"]
+
+
+def test_the_next_command_that_a_search_names(finished: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["search", str(finished.config())]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("next: ")]
+    status = run(shlex.split(line.removeprefix("next: autoprune ")))
+    assert status in (0, 2)  # no member may be twice as fast
+    assert "column" not in capsys.readouterr().err
 
 
 def test_inspect_of_a_model_on_a_profile(finished: Project, capsys: pytest.CaptureFixture[str]) -> None:
