@@ -79,9 +79,7 @@ def test_public_names() -> None:
     "first",
     [
         "import autoprune.search.space",
-        "from autoprune.search import space",
         "from autoprune import load_profile",
-        "from autoprune import search",
         "import importlib; importlib.import_module('autoprune.search.space')",
     ],
 )
