@@ -1,5 +1,5 @@
 # Everything from a fresh machine with Python 3.11 or newer: `make demo`, `make test`.
-# A build of torch of your own choice: make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+# A build of torch of your own choice: make demo TORCH='torch==2.13.0 --index-url ...'
 PYTHON ?= python3.11
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv

@@ -67,7 +67,7 @@ def parse_quantity(name: str, text: str) -> float:
     elif digits.endswith("%"):
         value = parse_count(digits[:-1]) / 100.0
     else:
-        value = parse_count(digits)
+        value = _parse_plain(name, digits)
     if not math.isfinite(value):
         raise InputError(f"expected a finite number, got '{text}'.")
     return -value if negative else value
@@ -88,6 +88,16 @@ def format_quantity(name: str, value: float) -> str:
     if base.endswith("_uj"):
         return f"{value:.4g} uJ"
     return format_count(value) if base in ("macs", "params") else f"{value:.6g}"
+
+
+def _parse_plain(name: str, digits: str) -> float:
+    try:
+        return parse_count(digits)
+    except InputError:
+        raise InputError(
+            f"'{name}' has no unit: expected a plain number such as 0.97, 97% or 300M, got '{digits}'. Latencies and "
+            "sizes are named latency_p50 (or p90, p95, p99), size and peak_memory."
+        ) from None
 
 
 def _parse_energy(text: str) -> float:

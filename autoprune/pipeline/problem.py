@@ -42,7 +42,7 @@ class SearchSettings:
     """How a search proceeds, apart from what it searches.
 
     Attributes:
-        trials: policies judged or found infeasible, seeds included.
+        trials: policies evaluated, seeds included; those that the tables exclude come besides.
         sampler: a registered sampler.
         criterion: a registered criterion.
         seed: of everything that draws.
