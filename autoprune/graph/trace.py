@@ -155,7 +155,8 @@ def _analyse(
         frozenset(state),
     )
     tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-    example = tuple(leaf.detach().clone() for leaf in tensors)  # a view would keep a whole data set alive
+    # Two samples, copied: a view would keep a whole data set alive.
+    example = tuple((leaf[:2] if batched else leaf).detach().clone() for leaf in tensors)
     used = {name: {**constants, **state}[name] for name in (*program.parameters, *program.buffers)}
     nested = pytree.tree_unflatten(list(range(out_spec.num_leaves)), out_spec)
     return DependencyGraph(program, groups, frozen, used, example, None if _is_plain(nested) else nested)
