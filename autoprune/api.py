@@ -263,9 +263,7 @@ def search(
         executor=_executor_settings(executor),
         measure=measure,
     )
-    problem = pose(
-        model, task, profiles=profiles, space=space, objectives=objectives, constraints=constraints, run=run
-    )
+    problem = pose(model, task, profiles=profiles, space=space, objectives=objectives, constraints=constraints, run=run)
     run_pipeline(problem, settings, progress or (lambda stage, done, total: None))
     return load_front(run, model=model)
 

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import autoprune as ap
 from tests.graph.models import SHAPE, trained
 
-SEARCH = {"trials": 24, "finetune": {"members": 3, "epochs": 1}, "seed": 3, "measure": False}
-EXECUTORS = {
+SEARCH: dict[str, Any] = {"trials": 24, "finetune": {"members": 3, "epochs": 1}, "seed": 3, "measure": False}
+EXECUTORS: dict[str, dict[str, Any]] = {
     "one": {"kind": "local", "workers": 1},
     "two": {"kind": "local", "workers": 2},
     "ray": {"kind": "ray", "workers": 1},
@@ -66,7 +66,7 @@ def evaluated(front: ap.Front) -> list[tuple[str, ...]]:
 
 def test_the_same_policies_and_front_wherever_it_runs(fronts: dict[str, ap.Front]) -> None:
     one, *others = fronts.values()
-    assert len(evaluated(one)) >= SEARCH["trials"]  # type: ignore[operator]
+    assert len(evaluated(one)) >= SEARCH["trials"]
     for other in others:
         assert evaluated(other) == evaluated(one)
         assert (other.run / "front.csv").read_bytes() == (one.run / "front.csv").read_bytes()
@@ -104,7 +104,7 @@ def test_rows_say_what_the_design_says(fronts: dict[str, ap.Front]) -> None:
         "speedup", "params", "macs", "size_bytes", "peak_memory_bytes", "policy_id",
     }  # fmt: skip
     assert wanted <= set(frame.columns)
-    assert list(frame["member"])[0] == "dense"
+    assert frame["member"].iloc[0] == "dense"
     assert len(frame) >= 2
 
 

@@ -70,9 +70,7 @@ def _is_finished(problem: Problem, key: str) -> bool:
     return bool(read_json(path, "state of the run", STATE_SCHEMA).get("finished") == key)
 
 
-def measured_damage(
-    problem: Problem, settings: SearchSettings, executor: Executor, progress: Progress
-) -> DamageCurves:
+def measured_damage(problem: Problem, settings: SearchSettings, executor: Executor, progress: Progress) -> DamageCurves:
     """The damage curves; those that an earlier call measured are read back."""
     path = problem.run / DAMAGE
     if path.is_file():

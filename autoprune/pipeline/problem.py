@@ -15,7 +15,8 @@ from autoprune.graph.graph import DependencyGraph
 from autoprune.graph.trace import trace
 from autoprune.hardware.latency import LatencyTable
 from autoprune.hardware.profile import HardwareProfile, load_profile
-from autoprune.search.executors import ExecutorSettings
+from autoprune.pruning.criteria import criteria
+from autoprune.search.executors import EXECUTORS, ExecutorSettings
 from autoprune.search.objectives import (
     Bound,
     Costs,
@@ -24,6 +25,7 @@ from autoprune.search.objectives import (
     parse_bounds,
     parse_objectives,
 )
+from autoprune.search.samplers import SAMPLERS
 from autoprune.search.space import SearchSpace
 from autoprune.tuning.settings import FinetuneSettings
 
@@ -69,6 +71,9 @@ class SearchSettings:
         for name in ("trials", "members", "damage_points"):
             if getattr(self, name) < 1:
                 raise InputError(f"search: expected {name} >= 1, got {getattr(self, name)}.")
+        criteria.get(self.criterion)  # unknown names are told here, before anything is written
+        SAMPLERS.get(self.sampler)
+        EXECUTORS.get(self.executor.kind)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +140,7 @@ def pose(
         )
     costs = Costs(graph, searched, {name: LatencyTable(profile, graph) for name, profile in bound.items()})
     check_reachable(costs, bounds)
-    return Problem(
-        model, task, graph, bound, searched, wanted, bounds, costs, checked.metrics, checked.notes, folder
-    )
+    return Problem(model, task, graph, bound, searched, wanted, bounds, costs, checked.metrics, checked.notes, folder)
 
 
 def load_profiles(profiles: Sequence[str | Path | HardwareProfile]) -> dict[str, HardwareProfile]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -230,7 +230,7 @@ class Task:
         return found
 
     def fingerprint(self) -> str:
-        """A hash of the first batches of each split and of the names of the metrics: which data this is.
+        """A hash of each split's first batches and length and of the metrics' names: which data this is.
 
         Batches that are not the same twice, even under the same seed, count by their shapes alone.
         """
@@ -238,6 +238,7 @@ class Task:
         for split in SPLITS:
             if getattr(self, split) is not None:
                 loader = self.loader(split)
+                parts[f"{split} batches"] = len(loader) if isinstance(loader, Sized) else None
                 first, again = _digests(loader, 0), _digests(loader, 0)
                 parts[split] = first if first == again else _digests(loader, 0, contents=False)
         return digest(canonical_json(parts))

@@ -247,7 +247,10 @@ ENUM = (
     ("change", "message"),
     [
         (lambda d: d.update(schema="autoprune.program/9"), "expected schema 'autoprune.program/1', got"),
-        (lambda d: d.update(output_tree=TREE), "expected outputs in tuples, lists and dicts, got 'collections.defaultdict'"),
+        (
+            lambda d: d.update(output_tree=TREE),
+            "expected outputs in tuples, lists and dicts, got 'collections.defaultdict'",
+        ),
         (lambda d: d.update(output_tree="[" * 5000), "program"),
         (lambda d: d.pop("values"), "KeyError"),
         (lambda d: d["operations"][0].update(target="aten.from_file.default"), "expected a known ATen operator"),

@@ -16,7 +16,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from autoprune.graph import DependencyGraph
-from autoprune.graph.dimension import Batch, Constant, Dimension, Indices, Product, dense_size, groups_of, has_batch, indices
+from autoprune.graph.dimension import (
+    Batch,
+    Constant,
+    Dimension,
+    Indices,
+    Product,
+    dense_size,
+    groups_of,
+    has_batch,
+    indices,
+)
 from autoprune.graph.module import _INTEGER, plain_spec, resolve_target
 from autoprune.graph.program import Operation, Program, Ref, Size
 
