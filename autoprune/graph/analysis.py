@@ -62,6 +62,7 @@ class Analysis:
         self._read: list[Expression] = []
         self._origins: dict[str, tuple[str, tuple[int, ...]]] = {}
         self._parts: dict[str, tuple[str, ...]] = {}
+        self._lifted: dict[str, str] = {}  # module -> the operator that it was lifted from
 
     def state(self, node: str, name: str, sizes: list[int], dtype: str) -> None:
         """A parameter, buffer or constant: every dimension a fresh atom (tied tensors share them)."""
@@ -118,7 +119,9 @@ class Analysis:
         kwargs = {key: self._canonical(item) for key, item in kwargs.items()}
         module = module_path(target, tuple(args), kwargs)
         if target == "aten.dropout.default":
-            module = path if path and self._unused(path) else None
+            module = path or None
+        if module is not None and self._lifted.setdefault(module, target) != target:
+            module = None  # a tied weight that another kind of operator reads
         call = Call(target, args, kwargs, shapes, self._dims, self._batch, self._origins)
         results = (name,) if single else tuple(f"{name}.{index}" for index in range(len(shapes)))
         for result, dims, dtype in zip(results, apply(call), dtypes, strict=True):
@@ -144,9 +147,6 @@ class Analysis:
             first, second = (args[1], args[2]) if len(args) > 2 else (0, -1)
             order[first], order[second] = order[second], order[first]
         self._origins[name] = (state, tuple(axes[axis] for axis in order))
-
-    def _unused(self, path: str) -> bool:
-        return all(draft.module != path for draft in self._drafts)
 
     def finish(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,7 +53,10 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> DependencyGraph:
     try:
         return _analyse(exported, state, args, kwargs, batched)
     except _InPlaceError:  # written out of place by torch itself; slower, so only where it must be
-        return _analyse(exported.run_decompositions({}), state, args, kwargs, batched)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
+            exported = exported.run_decompositions({})
+        return _analyse(exported, state, args, kwargs, batched)
 
 
 def _call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -257,7 +261,9 @@ def _visit(analysis: Analysis, node: torch.fx.Node, renamed: dict[str, str]) -> 
             raise _InPlaceError(f"trace: {target} changes a view in place ({node.name}); write it out of place.")
     results = [value] if isinstance(value, torch.Tensor) else list(value)
     stack = node.meta.get("nn_module_stack") or {}
-    path = next(reversed(stack.values()))[0] if stack else ""
+    path, kind = next(reversed(stack.values()))[:2] if stack else ("", "")
+    if "torch.nn.modules.dropout" not in str(kind):
+        path = f"{path}._{node.name}".lstrip(".")  # a dropout that is a function call: a module of its own
     analysis.call(
         node.name, target, args, kwargs, [_sizes(r) for r in results], [str(r.dtype) for r in results],
         path, isinstance(value, torch.Tensor),
