@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,9 @@ hypothesis.settings.load_profile("autoprune")
 
 # Ray asks its home whether somebody reads the report; tests talk to nobody.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that; tests of interrupts need it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 torch.set_num_threads(1)
 
