@@ -233,20 +233,16 @@ def _number(member: Member, column: str) -> float:
 
 def _trained(path: Path, seed: int, progress: Progress | None) -> Network:
     """The network of this folder, trained where there is none yet."""
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
+
+    from autoprune.artifacts.weights import write_tensors
 
     if path.is_file():
         network = Network()
         network.load_state_dict(load_file(path))
         return network.eval()
     network = model(seed, progress=progress)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file(dict(network.state_dict()), part)
-        part.replace(path)
-    except OSError as error:
-        raise InputError(f"run folder {path.parents[1]}: cannot be written ({error.strerror or error}).") from error
+    write_tensors(path, network.state_dict())
     return network
 
 

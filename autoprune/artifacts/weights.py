@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from safetensors.torch import save
 from torch import nn
 
 from autoprune.core.errors import InputError
+from autoprune.core.files import replacing
 from autoprune.graph.dimension import Widths, size
 from autoprune.graph.program import Program
 
@@ -50,21 +49,8 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
         InputError: the folder cannot be written.
     """
     data = save({name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Choose a folder you may write to."
-        ) from error
+    with replacing(path) as file:
+        file.write(data)
 
 
 def expected_shapes(program: Program, widths: Widths) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from autoprune.core.errors import InputError
 
@@ -63,8 +65,9 @@ def digest(text: str | bytes, length: int = 16) -> str:
     return hashlib.sha256(raw).hexdigest()[:length]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part.
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write into that takes `path`'s place when the block ends: readers see the old one or the new one.
 
     Raises:
         InputError: the folder cannot be written.
@@ -73,8 +76,8 @@ def write_text(path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)
@@ -85,6 +88,12 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         why = error.strerror or error
         raise InputError(f"cannot write {path}: {why}. Choose a folder you may write to.") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 def write_json(path: Path, data: object) -> None:

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from autoprune.artifacts.bundle import make_recipe, write_front, write_member, write_trials
 from autoprune.artifacts.layout import DENSE
 from autoprune.artifacts.report import write_report
+from autoprune.artifacts.weights import write_tensors
 from autoprune.core.errors import AutopruneError, Failure
 from autoprune.core.files import canonical_json, digest, read_json, write_json
 from autoprune.graph.macs import fvcore_macs
@@ -140,8 +141,7 @@ def tune_all(
 
 
 def _write_tuned(folder: Path, result: Tuned, key: str) -> None:
-    weights = folder / f"{result.policy.id}.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in result.state.items()}, weights)
+    write_tensors(folder / f"{result.policy.id}.safetensors", result.state)
     record = {
         "schema": TUNED_SCHEMA,
         "key": key,

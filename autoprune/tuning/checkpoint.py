@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from autoprune.core.errors import InputError
+from autoprune.core.files import replacing
 
 SCHEMA = "autoprune.finetune/1"
 
@@ -32,22 +30,8 @@ def save(path: Path, key: str, payload: Mapping[str, Any]) -> None:
     Raises:
         InputError: the folder cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                torch.save({"schema": SCHEMA, "key": key, **payload}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"cannot write checkpoint {path}: {error.strerror or error}. Choose a folder you may write to."
-        ) from error
+    with replacing(path) as file:
+        torch.save({"schema": SCHEMA, "key": key, **payload}, file)
 
 
 def load(path: Path, key: str, device: torch.device, expected: Mapping[str, torch.Tensor]) -> dict[str, Any]:

@@ -212,7 +212,7 @@ def test_a_checkpoint_of_other_settings_is_ignored(tmp_path: Path, change: dict[
 
 def test_a_checkpoint_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot write checkpoint .*file/c\.pt: .*Choose a folder you may write to"):
+    with pytest.raises(InputError, match=r"cannot write .*file/c\.pt: .*Choose a folder you may write to"):
         finetune(network(), task(), PLAIN, checkpoint=tmp_path / "file" / "c.pt")
 
 
