@@ -86,6 +86,22 @@ def test_started_again_nothing_is_done_anew(fronts: dict[str, ap.Front], profile
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.parametrize("stage", ["damage curves", "search policies", "fine-tune members", "publish members"])
+def test_interrupted_at_any_stage_it_ends_with_the_same_front(
+    stage: str, fronts: dict[str, ap.Front], profile: Path, tmp_path: Path
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what == stage and 2 * done >= total:
+            raise KeyboardInterrupt
+
+    given = (trained("Residual"), task())
+    with pytest.raises(KeyboardInterrupt):
+        ap.search(*given, profiles=[profile], run=tmp_path / "run", progress=stop, **SEARCH)
+    again = ap.search(*given, profiles=[profile], run=tmp_path / "run", **SEARCH)
+    assert evaluated(again) == evaluated(fronts["one"])
+    assert (again.run / "front.csv").read_bytes() == (fronts["one"].run / "front.csv").read_bytes()
+
+
 def test_more_trials_go_on_from_those_that_are_there(fronts: dict[str, ap.Front], profile: Path) -> None:
     wanted = {**SEARCH, "trials": 30}
     before = evaluated(fronts["two"])
