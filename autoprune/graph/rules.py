@@ -155,7 +155,7 @@ _ELEMENTWISE = (
     "logical_not bitwise_not",
     "dropout feature_dropout alpha_dropout contiguous clone alias detach to type_as _to_copy lift_fresh_copy",
     "zeros_like ones_like full_like rand_like randn_like add sub rsub mul div pow maximum minimum remainder fmod",
-    "eq ne lt le gt ge logical_and logical_or where masked_fill addcmul lerp fill copy view_as",
+    "eq ne lt le gt ge logical_and logical_or where masked_fill addcmul lerp fill copy",
 )
 _OVERLOADS = (
     "default Tensor Scalar dtype device dtype_layout Tensor_Scalar Tensor_Tensor Tensor_mode Scalar_mode other",
@@ -474,7 +474,10 @@ def along(call: Call) -> Dims:
 # ----------------------------------------------------------------------------------- shapes
 
 
-@rule("view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "flatten.using_ints")
+@rule(
+    "view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "flatten.using_ints", "view_as.default",
+    "reshape_as.default",
+)  # fmt: skip
 def reshape(call: Call) -> Dims:
     """The row-major product of all dimensions, regrouped; what does not regroup stays, the rest follows."""
     x = call.of(call.args[0])

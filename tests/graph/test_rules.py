@@ -176,6 +176,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "movedim": lambda: Tokens(lambda x: x.movedim(2, 1).movedim(1, 2)),
     "topk": lambda: Tokens(lambda x: x.topk(6, dim=1).values),
     "squeeze": lambda: Tokens(lambda x: x.unsqueeze(1).squeeze(1)),
+    "reshape_as": lambda: Tokens(lambda x: (x.view(-1, 6, 3, 4) * 2).reshape_as(x)),
     "windows": lambda: Images(lambda x: x.view(-1, 8, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 4)),
     "written in part": lambda: Tokens(lambda x: _with_zero_token(x)),
     "attention": lambda: Attention("separate"),
