@@ -198,8 +198,10 @@ def run(folder: Path, seed: int = 0, trials: int = TRIALS, progress: Progress | 
         InputError: the data is not installed, or the folder cannot be written.
     """
     import autoprune
+    from autoprune.pipeline.problem import check_writable
 
-    digits(seed)  # is the data there? Asked before anything is written
+    digits(seed)  # is the data there, and can the folder be written? Asked before any work
+    check_writable(folder)
     network = _trained(folder / "demo" / "dense.safetensors", seed, progress)
     profile = _profiled(folder / "demo" / "profile", network, progress)
     return autoprune.search(
