@@ -93,3 +93,13 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "file").write_text("mine")
     with pytest.raises(InputError, match="cannot be written"):
         demo.run(tmp_path / "file" / "demo")
+
+
+def test_best_within_is_by_test_accuracy_and_measured_speed() -> None:
+    def member(name: str, accuracy: float, speedup: float | None) -> Any:
+        return SimpleNamespace(name=name, metrics={"test_accuracy": accuracy, "speedup": speedup})
+
+    members = (member("a", 0.985, 2.0), member("b", 0.98, 3.0), member("c", 0.95, 5.0), member("d", 0.96, 4.0))
+    front: Any = SimpleNamespace(dense=member("dense", 0.99, 1.0), members=members)
+    best = [demo.best_within(front, points) for points in (0.1, 1.0, 3.0, 100.0)]
+    assert [found.name if found else None for found in best] == [None, "b", "d", "c"]
