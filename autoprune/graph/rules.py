@@ -140,7 +140,7 @@ def _frozen(call: Call, reason: str) -> list[Dims]:
 
 def _batch_or_constant(call: Call, units: int, reason: str) -> Expression:
     """A dimension of an opaque result: the batch where its size is a multiple of the batch's, else a constant."""
-    if units % call.batch.size == 0:
+    if call.batch.size and units % call.batch.size == 0:  # its size is 0 where the model fixes it
         return product([call.batch, constant(units // call.batch.size, reason)])
     return constant(units, reason)
 

@@ -129,6 +129,24 @@ def test_in_place_operators_keep_their_meaning() -> None:
     torch.testing.assert_close(trace(model, x).module()(x), model(x))
 
 
+class FixedBatch(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 4, 1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cumprod(self.a(x), dim=1).reshape(2, 6, 8, 8)
+        y: Tensor = self.out(F.relu(self.b(x)))
+        return y
+
+
+def test_a_model_that_fixes_its_batch_is_traced_at_that_batch() -> None:
+    model, x = FixedBatch().eval(), torch.randn(2, *SHAPE)
+    graph = trace(model, x)
+    assert list(graph.groups) == ["b"]
+    torch.testing.assert_close(graph.module()(x), model(x))
+
+
 class Outputs(nn.Module):
     def __init__(self) -> None:
         super().__init__()
