@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,7 @@ _PERMUTATIONS = (
 _VIEWS = (
     "view", "view_as", "reshape", "permute", "transpose", "t", "slice", "select", "expand", "expand_as", "squeeze",
     "unsqueeze", "chunk", "split", "split_with_sizes", "unbind", "flatten", "unflatten", "detach", "alias",
-    "contiguous",
-    "narrow", "to", "dropout", "movedim", "unfold", "diagonal", "lift_fresh_copy",
+    "contiguous", "narrow", "to", "dropout", "movedim", "unfold", "diagonal", "lift_fresh_copy",
 )  # fmt: skip
 
 
@@ -86,10 +86,7 @@ class Analysis:
         if parts is None:
             self.integer(name, "getitem", [Ref(source), index])
             return
-        self._rename(parts[index], name)
-
-    def _rename(self, old: str, new: str) -> None:
-        self._names[new] = old
+        self._names[name] = parts[index]
 
     def integer(self, name: str, target: str, args: list[Any]) -> None:
         """A run-time integer (sizes that contain the batch)."""
@@ -165,10 +162,11 @@ class Analysis:
         drafts = _live(self._drafts, outputs)
         used = [name for draft in drafts for name in _refs((draft.args, draft.kwargs))]
         tracked = [f"{d.module}.num_batches_tracked" for d in drafts if d.target == "aten.batch_norm.default"]
-        names = [n for n in dict.fromkeys([*used, *tracked]) if n in set(self._names.values()) or n in state]
-        names = [n for n in names if n in state or not any(n in d.results for d in drafts)]
+        made = {result for draft in drafts for result in draft.results}
+        known = {*self._names.values(), *state}
+        names = [n for n in dict.fromkeys([*used, *tracked]) if n in state or (n in known and n not in made)]
         labels = self._label(drafts, [name for name in names if name in parameters])
-        convert = _Converter(labels, self._batched)
+        convert = _Converter(labels)
         values = {
             name: Value(name, tuple(convert(d) for d in self._dims.get(name, [])), self._dtypes[name])
             for name in [*inputs, *names, *(result for draft in drafts for result in draft.results)]
@@ -289,9 +287,8 @@ def _live(drafts: list[_Draft], outputs: Iterable[str | None]) -> list[_Draft]:
 class _Converter:
     """Analysis expressions -> dimensions over named groups."""
 
-    def __init__(self, labels: dict[Atom, tuple[str, str]], batched: bool) -> None:
+    def __init__(self, labels: dict[Atom, tuple[str, str]]) -> None:
         self._labels = labels
-        self._batched = batched
 
     def __call__(self, expression: Expression) -> Dimension:
         resolved = resolve(expression)
@@ -302,25 +299,18 @@ class _Converter:
             return Constant(resolved.size) if label is None else Width(label[0], resolved.size)
         children = [self(child) for child in resolved]
         if isinstance(resolved, algebra.Sum):
-            return _joined(children)
-        return _multiplied(children)
+            parts = _merged(children, operator.add)
+            return parts[0] if len(parts) == 1 else Concatenation(parts)
+        factors = _merged(children, operator.mul)
+        return factors[0] if len(factors) == 1 else Product(factors)
 
 
-def _joined(children: list[Dimension]) -> Dimension:
-    parts: list[Dimension] = []
+def _merged(children: list[Dimension], combine: Callable[[int, int], int]) -> tuple[Dimension, ...]:
+    """Neighbouring constants as one."""
+    merged: list[Dimension] = []
     for child in children:
-        if isinstance(child, Constant) and parts and isinstance(parts[-1], Constant):
-            parts[-1] = Constant(parts[-1].value + child.value)
+        if isinstance(child, Constant) and merged and isinstance(merged[-1], Constant):
+            merged[-1] = Constant(combine(merged[-1].value, child.value))
         else:
-            parts.append(child)
-    return parts[0] if len(parts) == 1 else Concatenation(tuple(parts))
-
-
-def _multiplied(children: list[Dimension]) -> Dimension:
-    factors: list[Dimension] = []
-    for child in children:
-        if isinstance(child, Constant) and factors and isinstance(factors[-1], Constant):
-            factors[-1] = Constant(factors[-1].value * child.value)
-        else:
-            factors.append(child)
-    return factors[0] if len(factors) == 1 else Product(tuple(factors))
+            merged.append(child)
+    return tuple(merged)

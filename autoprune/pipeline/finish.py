@@ -24,12 +24,12 @@ from autoprune.graph.module import TracedModule
 from autoprune.graph.policy import SparsityPolicy
 from autoprune.hardware.cost import table_cost
 from autoprune.hardware.devices import DEVICES
-from autoprune.hardware.latency import LatencyTable
 from autoprune.hardware.measure import Measurement, measure_models
 from autoprune.pareto.dominance import non_dominated
 from autoprune.pipeline.problem import Problem, Progress, SearchSettings, versions
 from autoprune.search.executors import Executor, Job
 from autoprune.search.tuned import Tuned, tune
+from autoprune.tuning.batches import batch_size
 
 if TYPE_CHECKING:
     from autoprune.hardware.profile import HardwareProfile
@@ -234,8 +234,7 @@ def rows(
     models: Sequence[Finished], problem: Problem, measured: Mapping[str, Sequence[Measurement | Failure]]
 ) -> list[dict[str, object]]:
     """One row a model with everything but the test metrics; the first model is the dense one."""
-    tables = {name: LatencyTable(profile, problem.graph) for name, profile in problem.profiles.items()}
-    found = [_row(model, problem, tables) for model in models]
+    found = [_row(model, problem) for model in models]
     for name, results in measured.items():
         suffix = _suffix(problem, name)
         for row, result in zip(found, results, strict=True):
@@ -253,10 +252,10 @@ def _suffix(problem: Problem, profile: str) -> str:
     return f"@{profile}" if len(problem.profiles) > 1 else ""
 
 
-def _row(model: Finished, problem: Problem, tables: Mapping[str, LatencyTable]) -> dict[str, object]:
+def _row(model: Finished, problem: Problem) -> dict[str, object]:
     row: dict[str, object] = {"member": model.name, **model.metrics}
     row |= {f"before_{name}": value for name, value in model.before.items()}
-    for name, table in tables.items():
+    for name, table in problem.tables.items():
         suffix = _suffix(problem, name)
         cost = table_cost(table, model.policy)
         row |= {f"latency_{p}_us{suffix}": cost.latency_us[p] for p in _PERCENTILES}
@@ -287,7 +286,8 @@ def surely_dominated(table: Sequence[Mapping[str, object]], problem: Problem) ->
     exact. Costs are the measured ones where there are any.
     """
     values = np.array([[_objective(row, problem, o.name) for o in problem.objectives] for row in table], dtype=float)
-    noise = np.array([_quality_noise(row, problem) for row in table])
+    samples = validation_size(problem) if problem.task.judges_classes else 0
+    noise = np.array([_standard_error(row, samples) for row in table])
     result = []
     for mine in range(len(table)):
         beaten = False
@@ -313,17 +313,16 @@ def _objective(row: Mapping[str, object], problem: Problem, name: str) -> float:
     return float(measured if measured is not None else row[objective.column])  # type: ignore[arg-type]
 
 
-def _quality_noise(row: Mapping[str, object], problem: Problem) -> float:
-    if not problem.task.judges_classes:
+def _standard_error(row: Mapping[str, object], samples: int) -> float:
+    """Of an accuracy over that many samples; 0 where the quality is no accuracy (no samples are given)."""
+    if not samples:
         return 0.0
     share = float(row["accuracy"])  # type: ignore[arg-type]
-    return math.sqrt(max(share * (1.0 - share), 0.0) / max(validation_size(problem), 1))
+    return math.sqrt(max(share * (1.0 - share), 0.0) / samples)
 
 
 def validation_size(problem: Problem) -> int:
     """Samples in the validation split."""
-    from autoprune.tuning.batches import batch_size
-
     return sum(batch_size(problem.task.inputs_of(batch)) for batch in problem.task.validation)
 
 
@@ -369,7 +368,7 @@ def _as_trained(model: Finished, problem: Problem) -> torch.nn.Module:
 def record_trials(trials: Sequence[Trial], problem: Problem) -> None:
     """Write `trials.csv`."""
     widths = problem.space.group_widths([trial.choice for trial in trials])
-    latency = {n: LatencyTable(p, problem.graph).latency_us(widths) for n, p in problem.profiles.items()}
+    latency = {name: table.latency_us(widths) for name, table in problem.tables.items()}
     table: list[dict[str, object]] = []
     for place, trial in enumerate(trials):
         row: dict[str, object] = {"number": trial.number, "origin": trial.origin, "feasible": int(trial.feasible)}

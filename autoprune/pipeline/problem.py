@@ -85,6 +85,7 @@ class Problem:
         task: data, loss and metrics.
         graph: the traced model.
         profiles: by name, in the order given.
+        tables: each profile bound to the graph.
         space: what may be chosen.
         objectives: minimised, quality among them or not.
         bounds: constraints.
@@ -98,6 +99,7 @@ class Problem:
     task: Task
     graph: DependencyGraph
     profiles: Mapping[str, HardwareProfile]
+    tables: Mapping[str, LatencyTable]
     space: SearchSpace
     objectives: tuple[Objective, ...]
     bounds: tuple[Bound, ...]
@@ -138,9 +140,12 @@ def pose(
             f"constraint '{evaluated[0]}': expected a cost that the tables know (latency, size, macs, ...), got a "
             "metric. Search without it, and select with where=... afterwards."
         )
-    costs = Costs(graph, searched, {name: LatencyTable(profile, graph) for name, profile in bound.items()})
+    tables = {name: LatencyTable(profile, graph) for name, profile in bound.items()}
+    costs = Costs(graph, searched, tables)
     check_reachable(costs, bounds)
-    return Problem(model, task, graph, bound, searched, wanted, bounds, costs, checked.metrics, checked.notes, folder)
+    return Problem(
+        model, task, graph, bound, tables, searched, wanted, bounds, costs, checked.metrics, checked.notes, folder
+    )
 
 
 def load_profiles(profiles: Sequence[str | Path | HardwareProfile]) -> dict[str, HardwareProfile]:
