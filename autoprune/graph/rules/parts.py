@@ -1,0 +1,110 @@
+"""Operators that cut a dimension or put one together: slices, chunks, concatenation, padding."""
+
+from __future__ import annotations
+
+from autoprune.graph.algebra import AlgebraError, concatenation, constant, cut, freeze, resolve, size, unify
+from autoprune.graph.rules.call import Call, Dims, rule
+
+
+@rule("select.int")
+def select(call: Call) -> Dims:
+    """One index of a dimension, which stays whole."""
+    x = call.of(call.args[0])
+    axis = call.args[1] % len(x)
+    freeze(x[axis], "is indexed by select")
+    return [d for position, d in enumerate(x) if position != axis]
+
+
+@rule("slice.Tensor", "narrow.default")
+def slice_(call: Call) -> Dims:
+    """A part of a dimension; where that is no concatenation (a step, a cut inside a block), the dimension stays."""
+    x = call.of(call.args[0])
+    axis = call.get(1, "dim", 0) % len(x)
+    total, length = size(x[axis]), call.shapes[0][axis]
+    start, step = call.get(2, "start") or 0, call.get(4, "step", 1)
+    if call.target == "aten.slice.Tensor" and length == total and step == 1:
+        call.args[:] = [call.args[0], axis, 0, 2**63 - 1]
+        return x
+    try:
+        if step != 1 or not isinstance(start, int):
+            raise AlgebraError("slice with a step")
+        start = start + total if start < 0 else start
+        before, middle, _ = cut(x[axis], [start, length, total - start - length])
+    except AlgebraError as error:
+        freeze(x[axis], f"{call.target}: {error}")
+        x[axis] = call.opaque(length, "is sliced")
+        return x
+    call.args[:], call.kwargs = [call.args[0], axis, start, start + length], {}
+    call.retarget = "aten.slice.Tensor"
+    call.follow(2, before if start else 0)
+    call.follow(3, concatenation([before, middle]) if start else middle)
+    return [*x[:axis], middle, *x[axis + 1 :]]
+
+
+@rule("chunk.default", "split.Tensor", "split_with_sizes.default", "split.sizes", "tensor_split.sections")
+def split(call: Call) -> list[Dims]:
+    """A dimension cut into parts, whose sizes are made explicit."""
+    x = call.of(call.args[0])
+    axis = call.get(2, "dim", 0) % len(x)
+    sizes = [shape[axis] for shape in call.shapes]
+    try:
+        parts = cut(x[axis], sizes)
+    except AlgebraError as error:
+        freeze(x[axis], f"{call.target}: {error}")
+        parts = [call.opaque(units, "is split") for units in sizes]
+    call.args[:], call.kwargs = [call.args[0], None, axis], {}
+    call.retarget = "aten.split_with_sizes.default"
+    call.follow(1, parts)
+    return [[*x[:axis], part, *x[axis + 1 :]] for part in parts]
+
+
+@rule("unbind.int")
+def unbind(call: Call) -> list[Dims]:
+    """All indices of a dimension, which stays whole."""
+    x = call.of(call.args[0])
+    axis = call.get(1, "dim", 0) % len(x)
+    freeze(x[axis], "is unbound")
+    return [[d for position, d in enumerate(x) if position != axis] for _ in call.shapes]
+
+
+@rule("cat.default")
+def cat(call: Call) -> Dims:
+    """`... a ..., ... b ... -> ... (a + b) ...`"""
+    parts = [call.of(part) for part in call.args[0] if call.of(part) != [] and 0 not in map(size, call.of(part))]
+    axis = call.get(1, "dim", 0) % len(parts[0])
+    for other in parts[1:]:
+        for position in range(len(other)):
+            if position != axis:
+                unify(parts[0][position], other[position], call.target)
+    joined = concatenation(part[axis] for part in parts)
+    return [joined if position == axis else resolve(d) for position, d in enumerate(parts[0])]
+
+
+@rule("stack.default")
+def stack(call: Call) -> Dims:
+    """A new dimension over equal operands."""
+    parts = [call.of(part) for part in call.args[0]]
+    for other in parts[1:]:
+        for a, b in zip(parts[0], other, strict=True):
+            unify(a, b, call.target)
+    axis = call.get(1, "dim", 0) % (len(parts[0]) + 1)
+    return [*map(resolve, parts[0][:axis]), constant(len(parts), "is stacked"), *map(resolve, parts[0][axis:])]
+
+
+@rule("pad.default", "constant_pad_nd.default")
+def pad(call: Call) -> Dims:
+    """Constants around a dimension: a concatenation with them; other modes only where nothing shrinks."""
+    x, amounts = call.of(call.args[0]), call.args[1]
+    mode = call.get(2, "mode", "constant") if call.target == "aten.pad.default" else "constant"
+    for pair in range(len(amounts) // 2):
+        axis = len(x) - 1 - pair
+        before, after = amounts[2 * pair], amounts[2 * pair + 1]
+        if before == 0 and after == 0:
+            continue
+        if mode != "constant" or before < 0 or after < 0:
+            freeze(x[axis], f"is padded by {call.target}")
+            x[axis] = constant(call.shapes[0][axis], "is padded")
+        else:
+            padding = [constant(n, "is padding") for n in (before, after)]
+            x[axis] = concatenation([padding[0], x[axis], padding[1]])
+    return x
