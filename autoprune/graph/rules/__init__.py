@@ -32,5 +32,7 @@ from autoprune.graph.rules import (  # noqa: F401 - each registers its rules
     shapes,
 )
 from autoprune.graph.rules.call import RULES, Call, Dims, Rule, apply, rule
+from autoprune.graph.rules.elementwise import is_elementwise
+from autoprune.graph.rules.shapes import segments
 
-__all__ = ["RULES", "Call", "Dims", "Rule", "apply", "rule"]
+__all__ = ["RULES", "Call", "Dims", "Rule", "apply", "is_elementwise", "rule", "segments"]

@@ -44,6 +44,11 @@ for _name in " ".join(_ELEMENTWISE).split():
         RULES[f"aten.{_name}.{_overload}"] = elementwise
 
 
+def is_elementwise(target: str) -> bool:
+    """Whether an operator works place by place: constant operands, constant result."""
+    return RULES.get(target) is elementwise
+
+
 @rule("prelu.default")
 def prelu(call: Call) -> Dims:
     """`n c ..., c -> n c ...`"""

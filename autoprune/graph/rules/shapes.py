@@ -16,7 +16,7 @@ def reshape(call: Call) -> Dims:
     """The row-major product of all dimensions, regrouped; what does not regroup stays, the rest follows."""
     x = call.of(call.args[0])
     dims: Dims = []
-    for old, new in _segments([size(d) for d in x], call.shapes[0]):
+    for old, new in segments([size(d) for d in x], call.shapes[0]):
         try:
             dims += factor(x[old], call.shapes[0][new])
         except AlgebraError as error:
@@ -28,7 +28,7 @@ def reshape(call: Call) -> Dims:
     return dims
 
 
-def _segments(old: list[int], new: list[int]) -> list[tuple[slice, slice]]:
+def segments(old: list[int], new: list[int]) -> list[tuple[slice, slice]]:
     """The finest cuts of both shapes into parts of equal products."""
     parts, i, j, start_i, start_j = [], 0, 0, 0, 0
     left = right = 1
