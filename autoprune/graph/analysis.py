@@ -220,8 +220,11 @@ class Analysis:
                 role = "consumer" if (name, axis) in self._consumed else "producer"
                 for group in groups_of(dimension):
                     members[group].append(Member(name, axis, dimension, role))
+        removable = program.depth.removable
         return {
-            identifier: DependencyGroup(identifier, atom.size, unit, tuple(members[identifier]))
+            identifier: DependencyGroup(
+                identifier, atom.size, unit, tuple(members[identifier]), removable=identifier in removable
+            )
             for atom, (identifier, unit) in labels.items()
         }
 

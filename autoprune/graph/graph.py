@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,12 +46,15 @@ class DependencyGroup:
         size: units in the dense model.
         unit: `channel`, `hidden`, `head`, `head_dim` or `group`.
         members: every parameter dimension it appears in.
+        removable: whether width 0 is allowed: the residual branch that it is the inside of is then a constant, and
+            leaves the model.
     """
 
     id: str
     size: int
     unit: str
     members: tuple[Member, ...]
+    removable: bool = False
 
     @property
     def consumers(self) -> tuple[Member, ...]:
@@ -89,17 +94,39 @@ class DependencyGraph:
     output_example: Any = field(default=None, repr=False)
 
     def check(self, policy: Mapping[str, int]) -> SparsityPolicy:
-        """The policy, validated against the groups.
+        """The policy, validated against the groups; groups inside a removed branch are at width 0 with it.
 
         Raises:
-            InputError: an unknown group, or a width outside 1..size.
+            InputError: an unknown group, a width outside 1..size (0 where the group is removable), or removals that
+                leave nothing of the model.
         """
         for group, width in policy.items():
             if group not in self.groups:
                 raise unknown_name("group", group, self.groups)
-            if not 1 <= width <= self.groups[group].size:
-                raise InputError(f"policy: expected 1 to {self.groups[group].size} units for '{group}', got {width}.")
-        return policy if isinstance(policy, SparsityPolicy) else SparsityPolicy(policy)
+            least = 0 if self.groups[group].removable else 1
+            if not least <= width <= self.groups[group].size:
+                raise InputError(
+                    f"policy: expected {least} to {self.groups[group].size} units for '{group}', got {width}."
+                )
+        closed = self.closed(policy)
+        return closed if isinstance(closed, SparsityPolicy) else SparsityPolicy(closed)
+
+    @cached_property
+    def closure(self) -> dict[str, tuple[str, ...]]:
+        """Removable group -> the groups that live in its branch alone, which vanish with it (itself among them)."""
+        removable = [group.id for group in self.groups.values() if group.removable]
+        closed = {group: self.program.depth.reduce(frozenset({group})).closed for group in removable}
+        return {group: tuple(name for name in self.groups if name in closed[group]) for group in removable}
+
+    def closed(self, policy: Mapping[str, int]) -> Mapping[str, int]:
+        """The policy with every group of a removed branch at width 0; the policy itself where none is removed.
+
+        Raises:
+            InputError: removals that leave nothing of the model.
+        """
+        empty = frozenset(group for group, width in policy.items() if width == 0)
+        gone = self.program.depth.reduce(empty).closed if empty else empty
+        return policy if gone <= empty else {**policy, **dict.fromkeys(gone, 0)}
 
     def uniform(self, ratio: float, multiple_of: int = 1) -> SparsityPolicy:
         """Every group keeps `1 - ratio` of its units, rounded to a multiple of `multiple_of` (at least one multiple).
@@ -155,18 +182,16 @@ class DependencyGraph:
         return module
 
     def macs(self, widths: Widths) -> Any:
-        """Multiply-accumulates of conv, linear and matmul operators, at batch 1 or `widths[Batch.KEY]`."""
+        """Multiply-accumulates of conv, linear and matmul operators, at batch 1 or `widths[Batch.KEY]`.
+
+        Where a removable group is at width 0, those of its `closure` are expected there too, as `check` leaves them.
+        """
         return macs(self.program, widths)
 
     def parameter_count(self, widths: Widths) -> Any:
         """Parameters under `widths`: an int, or an array where widths are arrays."""
-        total: Any = 0
-        for name in self.program.parameters:
-            count: Any = 1
-            for dimension in self.program.values[name].dimensions:
-                count = count * size(dimension, widths)
-            total = total + count
-        return total
+        parameters = self.program.depth.state(self.program.parameters, widths)
+        return sum(present * math.prod(size(d, widths) for d in value.dimensions) for value, present in parameters)
 
     def prunable_share(self) -> float:
         """Share of parameters (by count) with at least one prunable dimension."""

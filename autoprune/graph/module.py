@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,46 +17,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
-from autoprune.graph.dimension import (
-    Dimension,
-    Indices,
-    dense_size,
-    groups_of,
-    has_batch,
-    indices,
-    size,
-)
+from autoprune.graph.dimension import Dimension, Indices, dense_size, groups_of, indices, size
 from autoprune.graph.lift import make_module, module_input, owned_parameters
-from autoprune.graph.program import Program, Ref, Size
-
-
-@functools.cache
-def resolve_target(target: str) -> Callable[..., Any]:
-    """The ATen overload of a name such as `aten.relu.default`.
-
-    Raises:
-        InputError: not a known, side-effect-free ATen overload.
-    """
-    namespace, _, rest = target.partition(".")
-    name, _, overload = rest.partition(".")
-    try:
-        found = getattr(getattr(torch.ops.aten, name), overload) if namespace == "aten" and overload else None
-    except (AttributeError, RuntimeError):
-        found = None
-    if found is None or name in ("from_file", "_local_scalar_dense"):
-        raise InputError(f"program: expected a known ATen operator, got '{target}'.")
-    return found
-
-
-_INTEGER: dict[str, Callable[..., Any]] = {
-    "operator.add": lambda a, b: a + b,
-    "operator.sub": lambda a, b: a - b,
-    "operator.mul": lambda a, b: a * b,
-    "operator.floordiv": lambda a, b: a // b,
-    "operator.mod": lambda a, b: a % b,
-    "operator.neg": lambda a: -a,
-    "getitem": lambda a, b: a[b],
-}
+from autoprune.graph.program import Program
+from autoprune.graph.run import INTEGER, concrete, fill, resolve_target
 
 
 @dataclass(frozen=True)
@@ -75,7 +39,7 @@ class TracedModule(nn.Module):
     """A program at given widths, as an `nn.Module` with the user's parameter names.
 
     Attributes:
-        program: the program, sizes over groups.
+        program: the program, sizes over groups; without the branches that width 0 removes.
         widths: group id -> units, every group named.
         output_example: outputs nested as the user's model does, integers in the place of tensors; None where the
             program's own nesting in dicts, lists and tuples is the same.
@@ -103,6 +67,7 @@ class TracedModule(nn.Module):
             InputError: a tensor is missing, or its shape does not fit the program under `widths`.
         """
         full = {**program.group_sizes, **widths}
+        program = program.at(full)
         for name in (*program.parameters, *program.buffers):
             expected = tuple(int(size(d, full)) for d in program.values[name].dimensions)
             if name not in tensors:
@@ -166,10 +131,10 @@ class TracedModule(nn.Module):
         modules = self._modules_by_name()
         for step in self._steps:
             if step.module is not None:
-                result = modules[step.module](_fill(step.args[0], values))
+                result = modules[step.module](fill(step.args[0], values))
             else:
-                call = _INTEGER.get(step.target) or resolve_target(step.target)
-                result = call(*_fill(step.args, values), **{k: _fill(v, values) for k, v in step.kwargs.items()})
+                call = INTEGER.get(step.target) or resolve_target(step.target)
+                result = call(*fill(step.args, values), **{k: fill(v, values) for k, v in step.kwargs.items()})
             if len(step.results) == 1:
                 values[step.results[0]] = result
             else:
@@ -254,34 +219,22 @@ def build(
                 tensor = nn.Parameter(tensor, requires_grad=source.requires_grad)
             tensors[name] = tensor
     widths = {group: len(kept[group]) if group in kept else units for group, units in program.group_sizes.items()}
-    return TracedModule(program, widths, tensors)
+    empty = frozenset(group for group, units in widths.items() if units == 0)
+    if not empty:
+        return TracedModule(program, widths, tensors)
+    reduction = program.depth.reduce(empty)
+    return TracedModule(reduction.program, widths, reduction.tensors(program, tensors, widths))
 
 
 def _steps(program: Program, widths: Mapping[str, int]) -> tuple[_Step, ...]:
     steps = []
     for op, gone in zip(program.operations, program.last_reads, strict=True):
-        args = tuple(_concrete(argument, widths) for argument in op.args)
-        kwargs = {name: _concrete(value, widths) for name, value in op.kwargs}
+        args = tuple(concrete(argument, widths) for argument in op.args)
+        kwargs = {name: concrete(value, widths) for name, value in op.kwargs}
         if op.module is not None:
             args, kwargs = (module_input(op),), {}
         steps.append(_Step(op.results, op.target, op.module, args, kwargs, gone))
     return tuple(steps)
-
-
-def _concrete(argument: Any, widths: Mapping[str, int]) -> Any:
-    if isinstance(argument, Size):
-        return -1 if has_batch(argument.dimension) else int(size(argument.dimension, widths))
-    if isinstance(argument, tuple):
-        return tuple(_concrete(item, widths) for item in argument)
-    return argument
-
-
-def _fill(argument: Any, values: Mapping[str, Any]) -> Any:
-    if isinstance(argument, Ref):
-        return values[argument.name]
-    if isinstance(argument, tuple):
-        return [_fill(item, values) for item in argument]
-    return argument
 
 
 def _container(root: nn.Module, path: str) -> nn.Module:

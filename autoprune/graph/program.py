@@ -6,11 +6,15 @@ The same program is run (`autoprune.graph.module`), costed (`autoprune.hardware`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoprune.graph.dimension import Dimension, group_sizes
+
+if TYPE_CHECKING:
+    from autoprune.graph.depth import Depth
 
 
 @dataclass(frozen=True)
@@ -124,3 +128,19 @@ class Program:
         state = {*self.parameters, *self.buffers}
         names = [name for op in self.operations for name in op.refs() if not name.startswith(f"{op.module}.")]
         return tuple(dict.fromkeys(name for name in names if name in state))
+
+    @cached_property
+    def depth(self) -> Depth:
+        """What becomes of it where groups have width 0."""
+        from autoprune.graph.depth import Depth  # it reads the rules, which loading a program does not need
+
+        return Depth(self)
+
+    def at(self, widths: Mapping[str, int]) -> Program:
+        """The program without the branches of groups at width 0; itself where there are none.
+
+        Raises:
+            InputError: what is left would not depend on its inputs, or a branch does not become a constant.
+        """
+        empty = frozenset(group for group in self.group_sizes if widths.get(group, 1) == 0)
+        return self.depth.reduce(empty).program if empty else self

@@ -11,8 +11,9 @@ import torch
 from autoprune.core.errors import InputError
 from autoprune.graph.dimension import from_data, to_data
 from autoprune.graph.lift import LIFTED, module_path
-from autoprune.graph.module import plain_spec, resolve_target
+from autoprune.graph.module import plain_spec
 from autoprune.graph.program import Operation, Program, Ref, Size, Value
+from autoprune.graph.run import resolve_target
 
 SCHEMA = "autoprune.program/1"
 _INTEGER_TARGETS = ("operator.add", "operator.sub", "operator.mul", "operator.floordiv", "operator.mod", "operator.neg")

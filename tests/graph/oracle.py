@@ -27,8 +27,9 @@ from autoprune.graph.dimension import (
     has_batch,
     indices,
 )
-from autoprune.graph.module import _INTEGER, plain_spec, resolve_target
+from autoprune.graph.module import plain_spec
 from autoprune.graph.program import Operation, Program, Ref, Size
+from autoprune.graph.run import INTEGER, resolve_target
 
 Kept = Mapping[str, Indices]
 
@@ -81,8 +82,8 @@ class Oracle:
     def _run(self, operation: Operation, values: Mapping[str, Any]) -> Any:
         args = [_dense(argument, values) for argument in operation.args]
         kwargs = {name: _dense(value, values) for name, value in operation.kwargs}
-        if operation.target in _INTEGER:
-            return _INTEGER[operation.target](*args)
+        if operation.target in INTEGER:
+            return INTEGER[operation.target](*args)
         call = resolve_target(operation.target)
         name = operation.target.split(".")[1]
         if name in ("layer_norm", "rms_norm", "group_norm"):

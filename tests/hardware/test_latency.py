@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph
 from autoprune.graph.dimension import Batch
 from autoprune.graph.fusion import kernel_slots
+from autoprune.graph.run import run_operation
 from autoprune.hardware.cost import predict_cost, weight_bytes
 from autoprune.hardware.interpolation import ESTIMATED, INTERPOLATED, MEASURED
 from autoprune.hardware.latency import UNFITTED, LatencyTable
@@ -251,22 +253,15 @@ def brute_force_peak(graph: DependencyGraph, policy: dict[str, int], batch: int)
 
 def shapes(graph: DependencyGraph, policy: dict[str, int], batch: int) -> dict[str, tuple[int, ...]]:
     """Shapes of all values as torch finds them when it runs the module."""
-    from autoprune.graph import module as runner
-
     found: dict[str, tuple[int, ...]] = {}
     module = graph.module(policy)
-    modules = dict(module.named_modules())
-    values: dict[str, torch.Tensor] = {name: torch.zeros(batch, *SHAPE) for name in graph.program.inputs}
+    values: dict[str, Any] = {name: torch.zeros(batch, *SHAPE) for name in graph.program.inputs}
     values |= module.state_dict()
     with torch.no_grad():
-        for step in module._steps:
-            if step.module is not None:
-                result = modules[step.module](runner._fill(step.args[0], values))
-            else:
-                call = runner._INTEGER.get(step.target) or runner.resolve_target(step.target)
-                result = call(*runner._fill(step.args, values), **step.kwargs)
-            several = result if len(step.results) > 1 else (result,)
-            values.update(zip(step.results, several, strict=True))
+        for operation in module.program.operations:
+            result = run_operation(operation, values, module.widths)
+            several = result if len(operation.results) > 1 else (result,)
+            values.update(zip(operation.results, several, strict=True))
     for name, value in values.items():
         found[name] = tuple(value.shape) if isinstance(value, torch.Tensor) else ()
     return found
