@@ -47,13 +47,22 @@ def built(entry: Entry, seed: int = 0) -> tuple[nn.Module, Any]:
     torch.manual_seed(seed)
     model, inputs = entry.build()
     randomise(model, seed)
-    return model.eval(), inputs
+    settle(model.eval(), inputs, seed)
+    return model, inputs
+
+
+def run(model: nn.Module, inputs: Any) -> Any:
+    """The model's outputs for inputs as an entry gives them, without gradients."""
+    with torch.no_grad():
+        if isinstance(inputs, dict):
+            return model(**inputs)
+        return model(*inputs) if isinstance(inputs, tuple) else model(inputs)
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Random values in the place of all that is one value throughout, as initialisations leave it.
+    """Random values in the place of parameters that are one value throughout, as initialisations leave them.
 
-    Zero-initialised branches, unit scales and fresh batch statistics would hide wrong units behind equal numbers.
+    Zero-initialised branches and unit scales would hide wrong units behind equal numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -69,12 +78,27 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
                 parameter.copy_((noise - 0.5) * (12.0 / max(1, fan_in)) ** 0.5)
             else:
                 parameter.copy_(0.5 + noise)  # scales; layer scales too, which start at 1e-6
-        for module in model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
-                mean, variance = module.running_mean, module.running_var
-                mean.copy_(torch.rand(mean.shape, generator=generator) - 0.5)
-                if isinstance(variance, Tensor):
-                    variance.copy_(0.5 + torch.rand(variance.shape, generator=generator))
+
+
+def settle(model: nn.Module, inputs: Any, seed: int = 0) -> None:
+    """Batch-norm statistics of the example inputs, a little off: activations keep their size through any depth."""
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.momentum = 1.0
+            norm.train()
+        run(model, inputs)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            norm.eval()
+    generator = torch.Generator().manual_seed(seed)
+    for norm in norms:
+        variance = norm.running_var
+        if isinstance(variance, Tensor):
+            noise = 0.5 + torch.rand(variance.shape, generator=generator)
+            variance.mul_(noise).add_(0.1 * variance.mean() + 1e-3)
 
 
 def images(size: int, channels: int = 3) -> Tensor:
