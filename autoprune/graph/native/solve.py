@@ -1,0 +1,143 @@
+"""From meanings to one value an attribute; what stays open is tried in a fixed order."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from autoprune.graph.native.attributes import configurations, integers
+from autoprune.graph.native.evidence import Evidence, Meaning
+from autoprune.graph.native.recording import Use
+from autoprune.graph.native.tracked import Place, evaluate, places
+
+# Attributes that no operation of the trace reads are set too where their name says that they are a size.
+_SIZE_NAMES = (
+    "head", "dim", "hidden", "size", "channel", "feature", "embed", "width", "inner", "plane", "group", "nf", "nx",
+    "d_", "chs", "inp", "outp",
+)  # fmt: skip
+_OTHER_NAMES = (
+    "kernel", "patch", "window", "image", "img", "vocab", "depth", "layer", "stride", "pool", "max", "position", "pad",
+    "grid", "kernel_size", "resolution", "input_size", "chunk", "feat_size", "buckets", "distance", "type",
+)  # fmt: skip
+_MOST_TRIALS = 48
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What the attributes must hold.
+
+    Attributes:
+        values: attributes with one meaning.
+        open: attributes with several: their possible values, likeliest first.
+        conflicts: attributes that would have to hold several values at once, in words.
+    """
+
+    values: Mapping[Place, int]
+    open: Mapping[Place, tuple[int, ...]]
+    conflicts: tuple[str, ...]
+
+    def assignments(self, model: nn.Module) -> Iterator[dict[Place, int]]:
+        """Complete assignments, likeliest first; modules of one class choose alike."""
+        kinds: dict[tuple[type, tuple[str | int, ...], int], list[Place]] = {}
+        modules = dict(model.named_modules())
+        for place, choices in self.open.items():
+            kinds.setdefault((type(modules[place.module]), place.path, len(choices)), []).append(place)
+        ranks = [range(key[2]) for key in kinds]
+        ordered = sorted(itertools.islice(itertools.product(*ranks), 4096), key=lambda choice: (sum(choice), choice))
+        for choice in ordered[:_MOST_TRIALS]:
+            chosen = {
+                place: self.open[place][rank]
+                for rank, members in zip(choice, kinds.values(), strict=True)
+                for place in members
+            }
+            yield {**self.values, **chosen}
+
+
+def solve(model: nn.Module, uses: Sequence[Use], evidence: Evidence) -> Solution:
+    """Combine every use of every attribute, then name what was not used."""
+    dense = integers(model)
+    meanings = [meaning for use in uses for meaning in evidence.meanings(use)]
+    values: dict[Place, int] = {}
+    candidates: dict[Place, tuple[int, ...]] = {}
+    conflicts: list[str] = []
+    used = dict.fromkeys(place for meaning in meanings for place in places(meaning.origin))
+    for place in used:
+        direct = [m for m in meanings if m.origin == place]
+        exact = tuple(dict.fromkeys(value for m in direct if m.exact for value in m.values))
+        if len(exact) > 1:
+            conflicts.append(f"{place} stands for sizes that are now {' and '.join(map(str, exact))}")
+        found = exact or _common([m.values for m in direct if m.values])
+        sized = _names_a_size(place)
+        if len(found) == 1 and (exact or sized or found[0] == dense[place]):
+            values[place] = found[0]
+            continue
+        pool = found or evidence.values_of(dense[place], evidence.parameters_under(place.module))
+        choices = (*pool, dense[place]) if sized or exact else (dense[place], *pool)
+        candidates[place] = tuple(dict.fromkeys(choices))
+    _by_sums(candidates, values, meanings)
+    _unused(model, dense, used, values, evidence)
+    return Solution(values, candidates, tuple(conflicts))
+
+
+def _common(found: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Values that all uses allow; any where they have none in common."""
+    if not found:
+        return ()
+    shared = tuple(value for value in found[0] if all(value in other for other in found[1:]))
+    return shared or tuple(dict.fromkeys(value for values in found for value in values))
+
+
+def _by_sums(candidates: dict[Place, tuple[int, ...]], values: dict[Place, int], meanings: Sequence[Meaning]) -> None:
+    """Order an open attribute's values by how many products and sums with known ones come out right."""
+    for place in list(candidates):
+        scores = dict.fromkeys(candidates[place], 0)
+        judged = False
+        for meaning in meanings:
+            involved = set(places(meaning.origin))
+            if meaning.origin == place or place not in involved or not meaning.values:
+                continue
+            if involved - {place} - values.keys():
+                continue
+            judged = True
+            for value in scores:
+                known = {**values, place: value}
+                scores[value] += value > 0 and evaluate(meaning.origin, known) in meaning.values
+        best = max(scores.values())
+        leaders = [value for value in scores if scores[value] == best]
+        if judged and len(leaders) == 1 and best > 0:
+            values[place] = leaders[0]
+            del candidates[place]
+        else:
+            candidates[place] = tuple(
+                value for _, value in sorted(zip(scores.values(), scores, strict=True), key=_score)
+            )
+
+
+def _score(pair: tuple[int, int]) -> int:
+    return -pair[0]
+
+
+def _unused(
+    model: nn.Module,
+    dense: Mapping[Place, int],
+    used: Mapping[Place, None],
+    values: dict[Place, int],
+    evidence: Evidence,
+) -> None:
+    """Sizes that the traced run did not read, set where only one value is possible."""
+    objects = configurations(model)
+    read = {objects[place] for place in used if place in objects}
+    for place, size in dense.items():
+        if place in used or objects.get(place) in read or not _names_a_size(place):
+            continue
+        found = evidence.values_of(size, evidence.parameters_under(place.module))
+        if len(found) == 1:
+            values[place] = found[0]
+
+
+def _names_a_size(place: Place) -> bool:
+    name = next(str(part) for part in reversed(place.path) if isinstance(part, str)).lower()
+    return any(word in name for word in _SIZE_NAMES) and not any(word in name for word in _OTHER_NAMES)
