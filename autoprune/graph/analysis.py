@@ -19,16 +19,6 @@ _PERMUTATIONS = (
     "aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default", "aten.detach.default",
     "aten.alias.default", "aten.contiguous.default", "aten.clone.default",
 )  # fmt: skip
-_VIEWS = (
-    "view", "view_as", "reshape", "permute", "transpose", "t", "slice", "select", "expand", "expand_as", "squeeze",
-    "unsqueeze", "chunk", "split", "split_with_sizes", "unbind", "flatten", "unflatten", "detach", "alias",
-    "contiguous", "narrow", "to", "dropout", "movedim", "unfold", "diagonal", "lift_fresh_copy",
-)  # fmt: skip
-
-
-def is_view(target: str) -> bool:
-    """Whether an operator's result may share memory with its operand."""
-    return target == "<built-in function getitem>" or target.partition(".")[2].partition(".")[0] in _VIEWS
 
 
 @dataclass
