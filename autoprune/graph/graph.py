@@ -100,16 +100,24 @@ class DependencyGraph:
             InputError: an unknown group, a width outside 1..size (0 where the group is removable), or removals that
                 leave nothing of the model.
         """
-        for group, width in policy.items():
+        for group in policy:
             if group not in self.groups:
                 raise unknown_name("group", group, self.groups)
-            least = 0 if self.groups[group].removable else 1
+        gone = self._gone(policy)
+        for group, width in policy.items():
+            least = 0 if group in gone or self.groups[group].removable else 1
             if not least <= width <= self.groups[group].size:
                 raise InputError(
                     f"policy: expected {least} to {self.groups[group].size} units for '{group}', got {width}."
                 )
-        closed = self.closed(policy)
-        return closed if isinstance(closed, SparsityPolicy) else SparsityPolicy(closed)
+        if any(policy.get(group, 1) for group in gone):
+            return SparsityPolicy({**policy, **dict.fromkeys(gone, 0)})
+        return policy if isinstance(policy, SparsityPolicy) else SparsityPolicy(policy)
+
+    def _gone(self, policy: Mapping[str, int]) -> frozenset[str]:
+        """Groups that are at width 0 with the removable ones that the policy puts there."""
+        empty = frozenset(g for g, width in policy.items() if width == 0 and self.groups[g].removable)
+        return self.program.depth.reduce(empty).closed if empty else empty
 
     @cached_property
     def closure(self) -> dict[str, tuple[str, ...]]:
@@ -117,16 +125,6 @@ class DependencyGraph:
         removable = [group.id for group in self.groups.values() if group.removable]
         closed = {group: self.program.depth.reduce(frozenset({group})).closed for group in removable}
         return {group: tuple(name for name in self.groups if name in closed[group]) for group in removable}
-
-    def closed(self, policy: Mapping[str, int]) -> Mapping[str, int]:
-        """The policy with every group of a removed branch at width 0; the policy itself where none is removed.
-
-        Raises:
-            InputError: removals that leave nothing of the model.
-        """
-        empty = frozenset(group for group, width in policy.items() if width == 0)
-        gone = self.program.depth.reduce(empty).closed if empty else empty
-        return policy if gone <= empty else {**policy, **dict.fromkeys(gone, 0)}
 
     def uniform(self, ratio: float, multiple_of: int = 1) -> SparsityPolicy:
         """Every group keeps `1 - ratio` of its units, rounded to a multiple of `multiple_of` (at least one multiple).
