@@ -6,7 +6,7 @@ computed as `W_K + W_R M` with `M = G_RK G_KK^-1`, so that a dense policy leaves
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -26,7 +26,8 @@ class Compensation:
 
     Attributes:
         consumer: which layer.
-        gram: damped second moments; their lower Cholesky factor where `sequence` is set.  # (blocks, columns, columns)
+        gram: damped second moments; their lower Cholesky factor where `sequence` is set; their diagonal alone where the
+            consumer is fixed.  # (blocks, columns, columns) or (blocks, columns)
         mean: E[x] at each tap.  # (blocks, taps, columns)
         sequence: columns in the order they are kept, where the input is one group: one factorisation then serves every
             width. None where several groups meet in the input.  # (columns,) int64
@@ -37,16 +38,11 @@ class Compensation:
     mean: Tensor
     sequence: Tensor | None = None
 
-    @staticmethod
-    def of(consumer: Consumer, moments: Moments) -> Compensation:
-        """From moments, before orders are known."""
-        gram = moments.gram(centred=consumer.shift is not None)
-        return Compensation(consumer, damped(gram, damping_for(consumer.columns, moments.samples)), moments.mean)
-
     def regression(self, group: str, weight: Tensor) -> LeastSquares:
         """The consumer as one group's elimination sees it."""
-        rows = self.consumer.rows(weight.detach().double().cpu())
-        return LeastSquares(self.gram, rows, units_of(self.consumer.dimension, group))
+        return LeastSquares(
+            self.gram, self.consumer.rows(weight.detach().cpu()), units_of(self.consumer.dimension, group)
+        )
 
     def factorised(self, orders: Mapping[str, UnitOrder]) -> Compensation:
         """With the Gram matrix factorised in the order of its group, where there is only one."""
@@ -70,7 +66,7 @@ class Compensation:
         weight = state[self.consumer.parameter].detach()
         rows = self.consumer.rows(weight.double().cpu())  # (blocks, outputs x taps, columns)
         lost = rows[:, :, removed]
-        fitted = self.consumer.weight(rows[:, :, columns] + lost @ standing_in, weight).to(weight.device)
+        fitted = self.consumer.weight(rows[:, :, columns] + lost @ standing_in, weight, kept).to(weight.device)
         result = {self.consumer.parameter: fitted}
         shift = self.consumer.shift
         if shift is not None:
@@ -78,7 +74,7 @@ class Compensation:
             shaped = lost.unflatten(1, (-1, left.shape[1]))  # (blocks, outputs, taps, removed)
             delta = torch.einsum("botr,btr->bo", shaped, left).flatten()
             before = state[shift.name].detach()
-            result[shift.name] = (before.double().cpu() + shift.sign * delta).to(before)
+            result[shift.name] = (before.double().cpu() + shift.sign * delta.reshape(before.shape)).to(before)
         return result
 
     def _reconstruction(self, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,3 +84,40 @@ class Compensation:
         kept = columns.numel()
         order = torch.argsort(self.sequence[:kept])  # from the order they are kept in to ascending
         return self.sequence[kept:], prefix_reconstruction(self.gram, kept)[:, :, order]
+
+
+def compensations(consumers: Sequence[Consumer], moments: Mapping[tuple[object, ...], Moments]) -> list[Compensation]:
+    """Those of all consumers that were called, before orders are known; equal Gram matrices are one tensor."""
+    grams: dict[tuple[object, ...], Tensor] = {}
+    found = []
+    for consumer in consumers:
+        seen = moments.get(consumer.source.key)
+        if seen is None:
+            continue
+        centred = consumer.shift is not None
+        key = (*consumer.source.key, centred)
+        if key not in grams:
+            gram = seen.second if consumer.fixed else seen.gram(centred)
+            grams[key] = gram if consumer.fixed else damped(gram, damping_for(consumer.columns, seen.samples))
+        found.append(Compensation(consumer, grams[key], seen.mean))
+    return found
+
+
+def factorised(found: Sequence[Compensation], orders: Mapping[str, UnitOrder]) -> dict[str, Compensation]:
+    """By parameter, those that are re-fitted; Gram matrices are factorised in the order of their group."""
+    factors: dict[tuple[int, str], tuple[Tensor, Tensor]] = {}
+    result = {}
+    for compensation in found:
+        consumer = compensation.consumer
+        if consumer.fixed:
+            continue
+        if len(consumer.groups) == 1:
+            key = (id(compensation.gram), repr(consumer.dimension))
+            if key not in factors:
+                made = compensation.factorised(orders)
+                assert made.sequence is not None
+                factors[key] = (made.gram, made.sequence)
+            gram, sequence = factors[key]
+            compensation = replace(compensation, gram=gram, sequence=sequence)
+        result[consumer.parameter] = compensation
+    return result

@@ -1,31 +1,36 @@
 """Second moments of what consumers read, collected in one pass over calibration batches.
 
-A small convolution's moments are over its patches, `(C k k) x (C k k)`, from a sample of its output positions. A large
-one's are shared over its kernel positions (taps), `C x C`; each input pixel then counts as often as the kernel sees it,
-so strides, dilation and zero padding are weighted exactly. Memory is bounded by the moments themselves, not by the
-number of batches.
+A small convolution's moments are over its patches, `(C k k) x (C k k)`; a large one's are shared over its kernel
+positions (taps), `C x C`, where each input pixel counts as often as the kernel sees it, so that strides, dilation and
+zero padding are weighted exactly. Patches and tokens are sampled where there are many more than the fit needs. Memory
+is bounded by the moments themselves, not by the number of batches.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from autoprune.core.errors import InputError
-from autoprune.pruning.consumers import Consumer
+from autoprune.pruning.consumers import Source
+from autoprune.pruning.contractions import Reading
+from autoprune.pruning.window import Window
 
-PATCHES_PER_COLUMN = 32
-LEAST_PATCHES = 16_384
-"""How many patches a small convolution's moments are taken from: this many a column, and at least so many."""
+SAMPLES_PER_COLUMN = 32
+LEAST_SAMPLES = 16_384
+"""How many patches or tokens moments are taken from: this many a column, and at least so many."""
+
+DOUBLE_UP_TO = 512
+"""Products of wider inputs are formed in single precision, a chunk at a time, and summed in double."""
 
 _CHUNK = 1 << 22  # elements converted to float64 at a time
+_ROWS = 4096  # samples in one single-precision product
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +38,8 @@ class Moments:
     """Moments of one consumer's input, averaged over samples and output positions.
 
     Attributes:
-        second: E[x x^T], averaged over shared positions too.  # (blocks, columns, columns) float64
+        second: E[x x^T], averaged over shared positions too; only its diagonal where the source asks for no more.
+            # (blocks, columns, columns) or (blocks, columns) float64
         mean: E[x] at each shared position.  # (blocks, positions, columns) float64
         samples: how many output positions of how many samples.
     """
@@ -47,30 +53,97 @@ class Moments:
         return self.second - self.mean.mT @ self.mean / self.mean.shape[1] if centred else self.second
 
 
-def collect_moments(module: nn.Module, consumers: Iterable[Consumer], calibration: Sequence[Any]) -> dict[str, Moments]:
-    """Run `module` over the calibration batches and accumulate the moments of every consumer's input.
+class Sums:
+    """Float64 sums over what one source reads.
 
     Args:
-        module: the dense model, in eval mode; consumers are found in it by name.
-        consumers: which inputs to look at.
-        calibration: model inputs, see `run`.
-
-    Returns:
-        Moments by the consumer's weight parameter; consumers that were never called are absent.
-
-    Raises:
-        InputError: activations that are not finite.
+        source: which activations, and how.
+        batches: how many batches will be added; each gives an equal share of the samples.
     """
-    sums = [_Sums(consumer, len(calibration)) for consumer in consumers]
-    handles = [module.get_submodule(s.consumer.module).register_forward_pre_hook(s.hook) for s in sums]
-    try:
-        with torch.no_grad():
-            for item in calibration:
-                run(module, item)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {s.consumer.parameter: s.moments() for s in sums if s.count > 0}
+
+    def __init__(self, source: Source, batches: int) -> None:
+        self.source = source
+        self.count = 0
+        self._second: Tensor | None = None
+        self._first: Tensor | None = None
+        self._generator = torch.Generator().manual_seed(0)
+        wanted = max(LEAST_SAMPLES, SAMPLES_PER_COLUMN * source.columns)
+        self._wanted = wanted / (batches * len(source.readings))
+
+    def add(self, reading: Reading, x: Tensor) -> None:
+        """Add one activation of one batch."""
+        x = x.detach()
+        if reading.window is not None:
+            self._add_convolution(reading, reading.window, x)
+            return
+        axes = [axis for axis in range(x.dim()) if axis not in (*reading.blocks, *reading.columns)]
+        blocks, split = math.prod(x.shape[axis] for axis in reading.blocks), self.source.split
+        x = x.permute(*axes, *reading.blocks, *reading.columns).reshape(-1, blocks, self.source.columns, split)
+        if split > 1:
+            taps = [[slice(p, p + 1) for p in range(split)]]
+            for part in torch.split(x, max(1, _CHUNK // max(1, x[:1].numel()))):
+                self._add(shared_sums(part, taps, 1))
+            return
+        chosen = self._sampled(x.shape[0], self._wanted / max(1, x.shape[0]))
+        columns = x[..., 0] if chosen is None else x[chosen.to(x.device), :, :, 0]
+        self._add(self._products(columns.transpose(0, 1)))
+
+    def _add_convolution(self, reading: Reading, window: Window, x: Tensor) -> None:
+        spatial = x.shape[-len(window.kernel) :]
+        x = x.reshape(-1, reading.groups, x.shape[1] // reading.groups, *spatial)
+        taps, outputs = window.seen(spatial)
+        share = self._wanted / max(1, x.shape[0] * outputs)
+        columns = self.source.columns if self.source.joint else x.shape[2]
+        for part in torch.split(x, max(1, _CHUNK // max(1, x[:1].numel() * columns // x.shape[2]))):
+            if not self.source.joint:
+                self._add(shared_sums(part, taps, outputs))
+                continue
+            patches = _patches(part, window)
+            chosen = self._sampled(patches.shape[1], share)
+            self._add(self._products(patches if chosen is None else patches[:, chosen.to(patches.device)]))
+
+    def _sampled(self, total: int, share: float) -> Tensor | None:
+        if share >= 1.0:
+            return None
+        return torch.randperm(total, generator=self._generator)[: math.ceil(share * total)]
+
+    def _products(self, columns: Tensor) -> tuple[Tensor, Tensor, int]:
+        """Sums of x x^T and x over samples.  # columns: (blocks, samples, columns)"""
+        first = columns.sum(dim=1, dtype=torch.float64)[:, None]
+        count = columns.shape[1]
+        if self.source.diagonal:
+            return columns.double().square().sum(dim=1), first, count
+        if columns.shape[2] <= DOUBLE_UP_TO:
+            columns = columns.double()
+            return columns.mT @ columns, first, count
+        second = torch.zeros(*columns.shape[::2], columns.shape[2], dtype=torch.float64, device=columns.device)
+        for part in torch.split(columns.float(), _ROWS, dim=1):
+            second += part.mT @ part
+        return second, first, count
+
+    def moments(self) -> Moments:
+        """What was summed, as averages.
+
+        Raises:
+            InputError: activations that are not finite.
+        """
+        assert self._second is not None  # count > 0
+        assert self._first is not None
+        second = (self._second / self.count).cpu()
+        if not bool(torch.isfinite(second).all()):
+            raise InputError(
+                "calibration: expected finite activations, got NaN or infinity at the input of "
+                f"'{self.source.name}'. Check that the batches are preprocessed as in training."
+            )
+        symmetric = second if self.source.diagonal else (second + second.mT) / 2
+        return Moments(symmetric, (self._first / self.count).cpu(), self.count)
+
+    def _add(self, sums: tuple[Tensor, Tensor, int]) -> None:
+        second, first, count = sums
+        second = second.diagonal(dim1=-2, dim2=-1) if self.source.diagonal and second.dim() == 3 else second
+        self._second = second if self._second is None else self._second + second
+        self._first = first if self._first is None else self._first + first
+        self.count += count
 
 
 def run(module: nn.Module, item: Any) -> Any:
@@ -78,55 +151,6 @@ def run(module: nn.Module, item: Any) -> Any:
     if isinstance(item, Mapping):
         return module(**item)
     return module(*item) if isinstance(item, (tuple, list)) else module(item)
-
-
-class _Sums:
-    """Float64 sums over one consumer's input."""
-
-    def __init__(self, consumer: Consumer, batches: int) -> None:
-        self.consumer = consumer
-        self.count = 0
-        self._second: Tensor | None = None
-        self._first: Tensor | None = None
-        self._generator = torch.Generator().manual_seed(0)
-        self._patches = max(LEAST_PATCHES, PATCHES_PER_COLUMN * consumer.columns) / batches  # wanted of each batch
-
-    def hook(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Forward pre-hook: add one batch."""
-        x: Tensor = args[0].detach()
-        consumer = self.consumer
-        if not isinstance(module, _ConvNd):
-            x = x.reshape(-1, 1, consumer.columns, consumer.positions)
-            taps, outputs = [[slice(p, p + 1) for p in range(consumer.positions)]], 1
-        else:
-            spatial = x.shape[-len(module.kernel_size) :]
-            x = x.reshape(-1, consumer.blocks, module.in_channels // consumer.blocks, *spatial)
-            taps, outputs = conv_taps(module, spatial)
-        joint = math.prod(len(cuts) for cuts in taps) > consumer.positions
-        share = min(1.0, self._patches / max(1, x.shape[0] * outputs))
-        for part in torch.split(x, max(1, _CHUNK // max(1, x[:1].numel() * (consumer.columns // x.shape[2])))):
-            if joint and isinstance(module, _ConvNd):
-                self._add(patch_sums(part, module, share, self._generator))
-            else:
-                self._add(shared_sums(part, taps, outputs))
-
-    def moments(self) -> Moments:
-        """What was summed, as averages."""
-        assert self._second is not None  # count > 0
-        assert self._first is not None
-        second = (self._second / self.count).cpu()
-        if not bool(torch.isfinite(second).all()):
-            raise InputError(
-                "calibration: expected finite activations, got NaN or infinity at the input of "
-                f"'{self.consumer.module}'. Check that the batches are preprocessed as in training."
-            )
-        return Moments((second + second.mT) / 2, (self._first / self.count).cpu(), self.count)
-
-    def _add(self, sums: tuple[Tensor, Tensor, int]) -> None:
-        second, first, count = sums
-        self._second = second if self._second is None else self._second + second
-        self._first = first if self._first is None else self._first + first
-        self.count += count
 
 
 def shared_sums(x: Tensor, taps: list[list[slice]], outputs: int) -> tuple[Tensor, Tensor, int]:
@@ -154,65 +178,14 @@ def shared_sums(x: Tensor, taps: list[list[slice]], outputs: int) -> tuple[Tenso
     return second / len(first), torch.stack(first, dim=1), x.shape[0] * outputs
 
 
-def patch_sums(x: Tensor, module: _ConvNd, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
-    """Sums over a random share of the patches that a convolution sees; columns are channels x taps.
-
-    Args and returns as `shared_sums`, with one position.
-    """
+def _patches(x: Tensor, window: Window) -> Tensor:
+    """The patches that a convolution sees; columns are channels x taps.  # (blocks, patches, columns)"""
     pads: list[int] = []
-    cuts = []
-    for axis in range(len(module.kernel_size)):
-        before, after = _padding(module, axis)
-        kernel, stride, dilation = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
-        count = _outputs(module, axis, x.shape[3 + axis])
-        starts = [tap * dilation for tap in range(kernel)]
-        cuts.append([slice(start, start + (count - 1) * stride + 1, stride) for start in starts])
+    for before, after in zip(window.before, window.after, strict=True):
         pads = [before, after, *pads]  # torch counts axes from the last
     padded = nn.functional.pad(x, pads)
+    cuts = window.patches(x.shape[3:])
     patches = torch.stack(
         [padded[(slice(None), slice(None), slice(None), *cut)].flatten(3) for cut in itertools.product(*cuts)], dim=3
     )
-    columns = patches.flatten(2, 3).permute(1, 0, 3, 2).flatten(1, 2)  # (blocks, patches, columns)
-    total = columns.shape[1]
-    if share < 1.0:
-        chosen = torch.randperm(total, generator=generator)[: math.ceil(share * total)]
-        columns = columns[:, chosen.to(columns.device)]
-    columns = columns.double()
-    return columns.mT @ columns, columns.sum(dim=1)[:, None], columns.shape[1]
-
-
-def conv_taps(module: _ConvNd, spatial: Sequence[int]) -> tuple[list[list[slice]], int]:
-    """Which input pixels each kernel position sees, axis by axis, and the number of output positions.
-
-    Zero padding is seen by nobody.
-    """
-    taps: list[list[slice]] = []
-    outputs = []
-    for axis, length in enumerate(spatial):
-        kernel, stride, dilation = module.kernel_size[axis], module.stride[axis], module.dilation[axis]
-        before, _ = _padding(module, axis)
-        count = _outputs(module, axis, length)
-        cuts = []
-        for tap in range(kernel):
-            offset = tap * dilation - before
-            first = max(0, math.ceil(-offset / stride))  # the first output that sees a pixel through this tap
-            last = min(count - 1, (length - 1 - offset) // stride)
-            start = offset + first * stride
-            cuts.append(slice(start, offset + last * stride + 1, stride) if last >= first else slice(0, 0))
-        taps.append(cuts)
-        outputs.append(count)
-    return taps, math.prod(outputs)
-
-
-def _outputs(module: _ConvNd, axis: int, length: int) -> int:
-    reach = module.dilation[axis] * (module.kernel_size[axis] - 1) + 1
-    return (length + sum(_padding(module, axis)) - reach) // module.stride[axis] + 1
-
-
-def _padding(module: _ConvNd, axis: int) -> tuple[int, int]:
-    if module.padding == "valid":
-        return 0, 0
-    if isinstance(module.padding, str):  # "same"
-        total = module.dilation[axis] * (module.kernel_size[axis] - 1)
-        return total // 2, total - total // 2
-    return module.padding[axis], module.padding[axis]
+    return patches.flatten(2, 3).permute(1, 0, 3, 2).flatten(1, 2)

@@ -11,10 +11,10 @@ from torch import Tensor
 from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph, UnitOrder
 from autoprune.graph.module import TracedModule
-from autoprune.pruning.compensation import Compensation
+from autoprune.pruning.calibration import collect_moments
+from autoprune.pruning.compensation import Compensation, compensations, factorised
 from autoprune.pruning.consumers import find_consumers
 from autoprune.pruning.criteria import Evidence, criteria
-from autoprune.pruning.gram import collect_moments
 from autoprune.pruning.recalibration import recalibrate
 
 CACHE_BYTES = 512 * 1024 * 1024
@@ -66,24 +66,19 @@ class Pruner:
         self._recalibrate = recalibrate
         self._cache: OrderedDict[tuple[Any, ...], dict[str, Tensor]] = OrderedDict()
         self._cached_bytes = 0
-        self._compensations: dict[str, Compensation] = {}
-        if self._calibration and (compensate or chosen.needs_calibration):
-            self._compensations = self._fit()
+        wanted = bool(self._calibration) and (compensate or chosen.needs_calibration)
+        found = self._fit() if wanted else []
         self.orders: dict[str, UnitOrder] = {}
         for name, group in graph.groups.items():
-            consumers = [self._compensations.get(member.parameter) for member in group.consumers]
-            regressions = tuple(c.regression(name, graph.state[c.consumer.parameter]) for c in consumers if c)
+            readers = [c for c in found if name in c.consumer.groups]
+            regressions = tuple(c.regression(name, graph.state[c.consumer.parameter]) for c in readers)
             self.orders[name] = UnitOrder(name, chosen.order(group, Evidence(graph.state, regressions, seed)))
-        for parameter in list(self._compensations) if compensate else []:
-            self._compensations[parameter] = self._compensations[parameter].factorised(self.orders)
-        if not compensate:
-            self._compensations = {}
+        self._compensations = factorised(found, self.orders) if compensate else {}
 
-    def _fit(self) -> dict[str, Compensation]:
-        module = self.graph.module().eval()
-        consumers = find_consumers(self.graph, module)
-        moments = collect_moments(module, consumers.values(), self._calibration)
-        return {name: Compensation.of(consumers[name], moments[name]) for name in moments}
+    def _fit(self) -> list[Compensation]:
+        consumers = find_consumers(self.graph)
+        sources = [consumer.source for consumer in consumers]
+        return compensations(consumers, collect_moments(self.graph, sources, self._calibration))
 
     def build(self, policy: Mapping[str, int]) -> TracedModule:
         """The pruned model: sliced, compensated, batch norms re-estimated; own tensors, eval mode.

@@ -76,6 +76,33 @@ def test_order_of_many_units_between_columns_that_stay() -> None:
     assert elimination_order([problem[0]], 12).tolist() == brute_force_order([problem], 12)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_pools_keep_the_greedy_order(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eliminated three at a time from a pool: hardly any loss, and the first to go are those of plain elimination."""
+    problems = [make_problem(seed + place, columns=24, rows=4, units=np.arange(24)) for place in (0, 50)]
+    plain = elimination_order([p[0] for p in problems], 24)
+    monkeypatch.setattr("autoprune.pruning.obs.POOL_UNITS", 4)
+    monkeypatch.setattr("autoprune.pruning.obs.POOL_COLUMNS", 1)
+    pooled = elimination_order([p[0] for p in problems], 24)
+    assert pooled[-4:].tolist() == plain[-4:].tolist()
+    for width in (6, 12, 18):
+        errors = [sum(lstsq_error(p, set(order[width:].tolist())) for p in problems) for order in (pooled, plain)]
+        assert errors[0] <= 1.1 * errors[1]
+
+
+def test_consumers_of_one_input_are_eliminated_together() -> None:
+    one, two = (make_problem(7, columns=9, rows=rows, units=np.arange(9))[0] for rows in (3, 5))
+    shared = LeastSquares(one.gram, two.rows, two.units)
+    apart = LeastSquares(one.gram.clone(), two.rows, two.units)
+    assert elimination_order([one, shared], 9).tolist() == elimination_order([one, apart], 9).tolist()
+
+
+def test_energies_order_what_is_not_refitted() -> None:
+    gram = torch.tensor([[1.0, 4.0, 1.0, 1.0]], dtype=torch.float64)
+    rows = torch.tensor([[[1.0, 1.0, 3.0, 1.5]]])
+    assert elimination_order([LeastSquares(gram, rows, np.arange(4))], 4).tolist() == [2, 1, 3, 0]
+
+
 def test_the_scale_of_a_consumer_does_not_matter() -> None:
     one, two = (make_problem(seed, columns=6, rows=3, units=np.arange(6))[0] for seed in (1, 2))
     louder = LeastSquares(two.gram * 1e4, two.rows * 1e3, two.units)
