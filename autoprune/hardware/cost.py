@@ -68,10 +68,15 @@ class Cost:
 
 
 def weight_bytes(program: Program, widths: Mapping[str, Any]) -> Any:
-    """Bytes of parameters and of buffers that operators read: an int, or an int64 array."""
+    """Bytes of parameters and of buffers that operators read: an int, or an int64 array.
+
+    Args:
+        program: the dense program.
+        widths: closed, as `DependencyGraph.check` leaves them.
+    """
     read = {name for operation in program.operations for name in operation.refs()}
     names = [*program.parameters, *(name for name in program.buffers if name in read)]
-    return sum(value_bytes(program.values[name], widths) for name in names)
+    return sum(present * value_bytes(value, widths) for value, present in program.depth.state(names, widths))
 
 
 def table_cost(table: LatencyTable, policy: Mapping[str, int]) -> Cost:
@@ -87,7 +92,7 @@ def table_cost(table: LatencyTable, policy: Mapping[str, int]) -> Cost:
         macs=int(graph.macs(at_batch)),
         params=int(graph.parameter_count(widths)),
         weight_bytes=int(weight_bytes(graph.program, widths)),
-        peak_memory_bytes=int(peak_memory_bytes(graph.program, at_batch, table.slots)),
+        peak_memory_bytes=int(peak_memory_bytes(graph.program.at(widths), at_batch)),
         energy_uj=None,
         shares={kind: float(share[0]) for kind, share in table.shares(row).items()},
     )

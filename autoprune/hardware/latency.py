@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-import numpy.typing as npt
 
 from autoprune.core.errors import InputError
-from autoprune.graph.dimension import Batch, Dimension, dense_size, has_batch, size
-from autoprune.graph.fusion import KernelSlot, kernel_slots
+from autoprune.graph.dimension import Batch, Dimension, size
+from autoprune.graph.fusion import KernelSlot
+from autoprune.hardware.binding import Binding, BoundSlot, Family, Kinds
 from autoprune.hardware.composition import PLAIN, compose
 from autoprune.hardware.cost import Cost, Graph, table_cost
 from autoprune.hardware.estimate import Roofline
-from autoprune.hardware.interpolation import ESTIMATED, INTERPOLATED, MEASURED, FamilyTable, Floats, Integers
+from autoprune.hardware.interpolation import ESTIMATED, INTERPOLATED, MEASURED, Floats, Integers
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.profile import PERCENTILES, HardwareProfile
 
 KINDS = ("measured", "interpolated", "estimated")
 STAIRCASE = ("conv", "pointwise")  # runtimes run them in blocks of channels, and pay for whole blocks
-MAX_CACHE = 1 << 22  # widths of one family that are kept in a flat array
 # A sum of kernels that no whole model corrects: measured off by 13-48 %, mostly too low (see ARCHITECTURE.md).
 UNFITTED = (-0.15, 0.5)
-
-Kinds = npt.NDArray[np.int8]
-
-
-@dataclass(eq=False)
-class _Family:
-    """One family in this model: its measured kernels and everything predicted so far."""
-
-    table: FamilyTable | None
-    bases: tuple[int, ...]  # one more than the widest size of each dimension
-    times: Floats = field(init=False)
-    kinds: Kinds = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.cells = int(np.prod(self.bases, dtype=np.float64))
-        kept = self.cells if self.cells <= MAX_CACHE else 0
-        self.times = np.full(kept, np.nan)
-        self.kinds = np.full(kept, ESTIMATED, dtype=np.int8)
-
-    def decode(self, codes: Integers) -> Integers:
-        """Mixed-radix codes back to sizes.  # (m, d)"""
-        sizes = np.zeros((len(codes), len(self.bases)), dtype=np.int64)
-        rest = codes
-        for axis in reversed(range(len(self.bases))):
-            rest, sizes[:, axis] = np.divmod(rest, self.bases[axis])
-        return sizes
 
 
 class LatencyTable:
@@ -68,29 +40,11 @@ class LatencyTable:
         self.profile = profile
         self.graph = graph
         self.groups = tuple(graph.groups)
-        self.slots = kernel_slots(graph.program)
         self._batch = profile.batch
+        self._binding = Binding(graph.program, profile.kernels, profile.batch)
+        self.slots = tuple(bound.slot for bound in self._binding.slots)
         self._roofline = Roofline(profile.kernels)
-        self._names = [slot.family(self._batch) for slot in self.slots]
-        self._families = self._bind()
         self._tail_ratio = _tail_ratios(profile.kernels)
-
-    def _bind(self) -> dict[str, _Family]:
-        rows: dict[str, list[KernelRow]] = {name: [] for name in self._names}
-        for row in self.profile.kernels:
-            if row.family in rows:
-                rows[row.family].append(row)
-        bases: dict[str, tuple[int, ...]] = {}
-        for slot, name in zip(self.slots, self._names, strict=True):
-            own = tuple(self._dense(dimension) + 1 for dimension in slot.dimensions)
-            bases[name] = tuple(map(max, own, bases.get(name, own)))
-        return {
-            name: _Family(FamilyTable.of(_fitting(found, len(bases[name]))) if found else None, bases[name])
-            for name, found in rows.items()
-        }
-
-    def _dense(self, dimension: Dimension) -> int:
-        return int(size(dimension, {Batch.KEY: self._batch})) if has_batch(dimension) else dense_size(dimension)
 
     def slot_us(self, widths: Integers) -> tuple[Floats, Kinds]:
         """Time of every kernel, and how it is known (index into `KINDS`).
@@ -99,23 +53,18 @@ class LatencyTable:
             widths: (n, n_groups)
 
         Returns:
-            times (n, n_slots), kinds (n, n_slots).
+            times (n, n_slots), kinds (n, n_slots), in the order of `slots`; where a policy removes a branch, further
+            columns follow for what is left of kernels that lost a part.
         """
         named, count = self._named(widths)
-        times = np.zeros((count, len(self.slots)))
-        kinds = np.zeros((count, len(self.slots)), dtype=np.int8)
-        sizes: dict[Dimension, Integers] = {}
-        for index in range(len(self.slots)):
-            times[:, index], kinds[:, index] = self._slot(index, named, count, sizes)
-        return times, kinds
+        times, kinds = zip(*self._kernels(named, count), strict=True)
+        return np.stack(times, axis=1), np.stack(kinds, axis=1)
 
     def sum_us(self, widths: Integers) -> tuple[Floats, Floats]:
         """Sum of the kernels' medians, and the number of kernels that run, of each policy.  # (n,), (n,)"""
         named, count = self._named(widths)
         total, kernels = np.zeros(count), np.zeros(count)
-        sizes: dict[Dimension, Integers] = {}
-        for index in range(len(self.slots)):
-            times, _ = self._slot(index, named, count, sizes)
+        for times, _ in self._kernels(named, count):
             total += times
             kernels += times > 0
         return total, kernels
@@ -124,7 +73,8 @@ class LatencyTable:
         """Predicted latency of each policy.
 
         Args:
-            widths: kept units, one row a policy, one column a group in the order of `groups`.  # (n, n_groups)
+            widths: kept units, one row a policy, one column a group in the order of `groups`; closed, as
+                `DependencyGraph.check` leaves them.  # (n, n_groups)
 
         Returns:
             "p50", "p90", "p95", "p99" -> (n,), ascending in the percentile.
@@ -178,11 +128,20 @@ class LatencyTable:
         named[Batch.KEY] = np.int64(self._batch)
         return named, array.shape[0]
 
+    def _kernels(self, named: dict[str, Integers], count: int) -> Iterator[tuple[Floats, Kinds]]:
+        """Times and kinds of every kernel under all policies; 0 and measured where it does not run."""
+        sizes: dict[Dimension, Integers] = {}
+        for bound, running in self._binding.running(named):
+            times, kinds = self._slot(bound, named, count, sizes)
+            if running is not None:
+                times, kinds = np.where(running, times, 0.0), np.where(running, kinds, np.int8(MEASURED))
+            yield times, kinds
+
     def _slot(
-        self, index: int, named: dict[str, Integers], count: int, sizes: dict[Dimension, Integers]
+        self, bound: BoundSlot, named: dict[str, Integers], count: int, sizes: dict[Dimension, Integers]
     ) -> tuple[Floats, Kinds]:
         """Times and kinds of one kernel under all policies."""
-        slot, family = self.slots[index], self._families[self._names[index]]
+        slot, family = bound.slot, bound.family
         codes = np.zeros(count, dtype=np.int64)
         for dimension, base in zip(slot.dimensions, family.bases, strict=True):
             if dimension not in sizes:
@@ -200,7 +159,7 @@ class LatencyTable:
         return family.times[codes], family.kinds[codes]
 
     def _predict(
-        self, slot: KernelSlot, family: _Family, codes: Integers, policies: Integers, named: dict[str, Integers]
+        self, slot: KernelSlot, family: Family, codes: Integers, policies: Integers, named: dict[str, Integers]
     ) -> tuple[Floats, Kinds]:
         """Exact where measured, else interpolated, else estimated; nothing runs where a width is 0.
 
@@ -225,7 +184,7 @@ class LatencyTable:
         return times, kinds
 
     def _estimate(
-        self, slot: KernelSlot, family: _Family, sizes: Integers, policies: Integers, named: dict[str, Integers]
+        self, slot: KernelSlot, family: Family, sizes: Integers, policies: Integers, named: dict[str, Integers]
     ) -> Floats:
         widths = {group: values[policies] if np.ndim(values) else values for group, values in named.items()}
         flops = np.broadcast_to(np.asarray(slot.flops(widths), dtype=np.float64), len(sizes))
@@ -237,16 +196,6 @@ class LatencyTable:
         near = self._roofline.estimate_us(slot.operator, *(part[nearest] for part in family.table.work))
         scaled: Floats = estimated * family.table.times_us[nearest] / near
         return scaled
-
-
-def _fitting(rows: list[KernelRow], dimensions: int) -> list[KernelRow]:
-    wrong = [row for row in rows if len(row.sizes) != dimensions]
-    if wrong:
-        raise InputError(
-            f"profile: expected {dimensions} sizes for the kernels of {rows[0].family[:80]!r}, got {wrong[0].sizes}. "
-            "Correct kernels.csv, or profile the device anew."
-        )
-    return rows
 
 
 def _tail_ratios(rows: tuple[KernelRow, ...]) -> dict[str, float]:

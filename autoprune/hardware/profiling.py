@@ -15,6 +15,7 @@ from autoprune.graph.fusion import kernel_slots, value_bytes
 from autoprune.graph.kernel import Kernel
 from autoprune.graph.onnx import onnx_model
 from autoprune.graph.program import Operation, Program, Ref, Value
+from autoprune.hardware.binding import slots_left
 from autoprune.hardware.composition import fit_compositions, validation
 from autoprune.hardware.cost import Graph
 from autoprune.hardware.devices import DEVICES
@@ -165,7 +166,11 @@ class _Target:
         return cls(graph, dense, _checked_widths(widths, dense))
 
     def planned(self, batch: int, quantum: int) -> list[PlannedKernel]:
-        return plan_kernels(kernel_slots(self.graph.program), self.widths, self.dense, batch, quantum)
+        program = self.graph.program
+        slots = kernel_slots(program)
+        removed = [group for group, widths in self.widths.items() if 0 in widths and group in program.depth.removable]
+        slots = (*slots, *slots_left(program, removed, slots))
+        return plan_kernels(slots, self.widths, self.dense, batch, quantum)
 
     def policies(self, count: int, quantum: int, seed: int) -> np.ndarray:
         """Whole models at the widths that searches use: multiples of the quantum.  # (count, n_groups)"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,15 +130,20 @@ def test_a_profile_of_other_kernels_only_estimates() -> None:
     np.testing.assert_allclose(table.shares(widths)["estimated"], 1.0)
 
 
-def test_kernels_of_width_zero_do_not_run() -> None:
-    graph = graph_of("Residual")
+@pytest.mark.parametrize("name", ["Residual", "Depthwise"])
+def test_removed_branches_cost_what_the_reduced_program_costs(name: str) -> None:
+    graph = graph_of(name)
+    removable = [group.id for group in graph.groups.values() if group.removable]
     table = LatencyTable(synthetic_profile(graph, dict(ends(graph))), graph)
-    dense = np.array([[g.size for g in graph.groups.values()]])
-    without = dense.copy()
-    without[0, 1] = 0
-    sums, kernels = table.sum_us(np.concatenate([dense, without]))
-    assert kernels[1] < kernels[0] == len(table.slots)
-    assert sums[1] < sums[0]
+    for chosen in itertools.product([False, True], repeat=len(removable)):
+        gone = [group for group, wanted in zip(removable, chosen, strict=True) if wanted]
+        policy = graph.check(dict.fromkeys(gone, 0))
+        row = np.array([list(graph.widths(policy).values()), list(graph.widths({}).values())])
+        alone = LatencyTable(table.profile, replace(graph, program=graph.program.at(policy)))
+        expected, dense = alone.sum_us(row[:1]), LatencyTable(table.profile, graph).sum_us(row[1:])
+        for found, one, other in zip(table.sum_us(row), expected, dense, strict=True):
+            np.testing.assert_allclose(found, [one[0], other[0]])
+        assert table.cost(policy).params == sum(p.numel() for p in graph.module(policy).parameters())
 
 
 def test_percentiles_ascend_even_where_their_fits_cross() -> None:
