@@ -1,4 +1,4 @@
-"""`autoprune profile run|list|show`: hardware profiles."""
+"""`autoprune profile run|import|list|show`: hardware profiles."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from autoprune.cli.output import Json, cell, counted, emit_json, note, plain, pr
 from autoprune.core.errors import InputError
 
 if TYPE_CHECKING:
+    from autoprune.hardware.importers import NamedKernels
     from autoprune.hardware.profile import HardwareProfile
 
 Header = dict[str, Any]
+OptionalModel = Annotated[str | None, typer.Option("--model", help="module:callable or .pt2 file: what was measured.")]
+OptionalInputs = Annotated[list[str] | None, typer.Option("--input", help="Shape of an input, as 1,3,224,224.")]
 
 _COLUMNS: dict[str, Callable[[Header], str]] = {
     "name": lambda header: header["name"],
@@ -102,6 +105,61 @@ def run(
     profile.save(folder)
     _show(profile, as_json)
     note(f"written: {folder}")
+
+
+@app.command("import")
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Kernel times that others measured.")],
+    format: Annotated[str, typer.Option("--format", help="csv, litert, nn-meter, ofa, proxylessnas, tensorrt, ...")],
+    name: Annotated[str, typer.Option("--name", help="Name of the profile.")],
+    device: Annotated[str, typer.Option("--device", help="What was measured on, such as 'Pixel 4 GPU'.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder that the profile's folder is made in.")] = Path(
+        "hardware_profiles"
+    ),
+    kind: Annotated[str, typer.Option("--kind", help="cpu, gpu, mobile, npu or other.")] = "other",
+    runtime: Annotated[str, typer.Option("--runtime", help="What ran it, such as 'litert 2.7'.")] = "unknown",
+    precision: Annotated[str, typer.Option("--precision", help="Of weights and activations.")] = "float32",
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")] = 1,
+    source: Annotated[str, typer.Option("--source", help="Who measured it, and under which licence.")] = "",
+    columns: Annotated[Path | None, typer.Option("--columns", help="Column map (YAML) of a csv file.")] = None,
+    model: OptionalModel = None,
+    inputs: OptionalInputs = None,
+    as_json: Json = False,
+) -> None:
+    """Make a profile of times that others measured; formats that only name operations need the model as well."""
+    from autoprune.hardware.importers import ImportSettings
+    from autoprune.hardware.importers.profile import Origin, import_profile
+
+    if (output / name).exists():
+        raise InputError(f"profile import: expected a new name, got '{name}', which {output} already has.")
+    ran, _, version = runtime.partition(" ")
+    origin = Origin(
+        name=name,
+        device=device,
+        kind=kind,
+        runtime=ran,
+        runtime_version=version or "unknown",
+        precision=precision,
+        threads=threads,
+        description=source,
+    )
+    settings = ImportSettings(batch, columns, _named(model, inputs or [], batch) if model else None)
+    profile = import_profile(format, file, origin, settings)
+    folder = output / profile.name
+    profile.save(folder)
+    _show(profile, as_json)
+    note(f"written: {folder}")
+
+
+def _named(model: str, inputs: list[str], batch: int) -> NamedKernels:
+    from autoprune import api
+    from autoprune.callables import example_inputs, load_model
+    from autoprune.hardware.importers.profile import named_kernels
+
+    if not inputs:
+        raise InputError("profile import: expected --input beside --model, got none. Give the shape of each input.")
+    return named_kernels(api.trace(load_model(model, Path.cwd()), example_inputs(inputs)), batch)
 
 
 def _error(header: Header) -> str:

@@ -53,14 +53,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def parse_yaml(text: str, what: str) -> dict[str, Any]:
+def parse_yaml(text: str, what: str, max_characters: int = MAX_YAML_BYTES) -> dict[str, Any]:
     """A YAML mapping.
 
     Raises:
         InputError: too large, not YAML, not a mapping, or with aliases, repeated keys, unsafe tags or deep nesting.
     """
-    if len(text) > MAX_YAML_BYTES:
-        raise InputError(f"{what}: expected at most {MAX_YAML_BYTES} characters, got {len(text)}.")
+    if len(text) > max_characters:
+        raise InputError(f"{what}: expected at most {max_characters} characters, got {len(text)}.")
     try:
         data = yaml.load(text, _Loader)  # a SafeLoader
     except yaml.MarkedYAMLError as error:

@@ -23,6 +23,7 @@ COMMANDS = (
     "report",
     "demo",
     "profile run",
+    "profile import",
     "profile list",
     "profile show",
 )

@@ -16,11 +16,11 @@ from tests.hardware.samples import row
 random = np.random.default_rng(0)
 
 
-@given(st.integers(0, 1000))
-def test_least_squares_meets_the_optimality_conditions(seed: int) -> None:
+@given(st.integers(0, 1000), st.sampled_from([3, 9]))
+def test_least_squares_meets_the_optimality_conditions(seed: int, columns: int) -> None:
     """x >= 0, gradient >= 0, and their product 0 (Karush, Kuhn, Tucker)."""
     draw = np.random.default_rng(seed)
-    matrix, target = draw.normal(size=(12, 3)), draw.normal(size=12)
+    matrix, target = draw.normal(size=(12, columns)), draw.normal(size=12)
     x = non_negative_least_squares(matrix, target)
     gradient = matrix.T @ (matrix @ x - target)
     assert (x >= 0).all()

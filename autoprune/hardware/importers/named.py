@@ -1,0 +1,123 @@
+"""Times by the names of a model's operations, brought to its kernels.
+
+Runtimes fuse operations, rename and add some of their own. A reported name is searched for the model's operations; a
+report of several kernels is one time of them all, several reports of one kernel are added up.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from autoprune.core.errors import InputError
+from autoprune.hardware.importers import Imported, ImportSettings, NamedKernels, Timing
+
+_SEPARATORS = re.compile(r"[\s+,;:()\[\]]+")
+_ENDINGS = re.compile(r"(_kernel_time|_nchwc|_token_\d+|\.\d+)$")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a runtime reports under one name.
+
+    Attributes:
+        name: as the runtime writes it.
+        mean_us, std_us, n: of its runs.
+        percentiles_us: as far as they are reported.
+    """
+
+    name: str
+    mean_us: float
+    std_us: float = 0.0
+    n: int = 1
+    percentiles_us: Mapping[str, float] = field(default_factory=dict)
+
+
+def needed_model(path: Path, what: str, settings: ImportSettings) -> NamedKernels:
+    """The model of the settings.
+
+    Raises:
+        InputError: there is none.
+    """
+    if settings.model is None:
+        raise InputError(
+            f"{what} {path}: expected the model that was measured as well, since the file only names its operations. "
+            "Give it with --model and --input."
+        )
+    return settings.model
+
+
+def timings_of(reports: Sequence[Report], model: NamedKernels, place: str) -> Imported:
+    """The times of the model's kernels.
+
+    Raises:
+        InputError: nothing in the file is named as the model's operations are.
+    """
+    groups: list[tuple[set[int], list[Report]]] = []
+    strange: list[Report] = []
+    for report in reports:
+        found = places_in(report.name, model.places)
+        if not found:
+            strange.append(report)
+            continue
+        joined = [report]
+        for group in [group for group in groups if group[0] & found]:
+            found |= group[0]
+            joined = group[1] + joined
+            groups.remove(group)
+        groups.append((found, joined))
+    if not groups:
+        raise InputError(
+            f"{place}: expected the names of the model's operations, such as {_some(model.places)}, got "
+            f"{_some(report.name for report in reports)}. Measure the ONNX file that autoprune exported of this model."
+        )
+    timings = tuple(_timing(places, joined, model, place) for places, joined in groups)
+    return Imported(timings, _notes(strange, reports))
+
+
+def places_in(name: str, places: Mapping[str, int]) -> set[int]:
+    """Indices of the kernels whose operations a reported name mentions."""
+    found = set()
+    for word in _SEPARATORS.split(name):
+        for candidate in _candidates(word):
+            if candidate in places:
+                found.add(places[candidate])
+                break
+    return found
+
+
+def _candidates(word: str) -> Iterable[str]:
+    """`conv2d_1/Conv_nchwc_kernel_time` -> itself, without its endings, and its first part."""
+    yield word
+    while (shorter := _ENDINGS.sub("", word)) != word:
+        word = shorter
+        yield word
+    yield word.partition("/")[0]
+
+
+def _timing(places: set[int], reports: Sequence[Report], model: NamedKernels, place: str) -> Timing:
+    percentiles = {}
+    if len(reports) == 1:  # percentiles do not add
+        percentiles = dict(reports[0].percentiles_us)
+    return Timing(
+        place=f"{place}, {reports[0].name}",
+        kernels=tuple(model.kernels[index] for index in sorted(places)),
+        mean_us=sum(report.mean_us for report in reports),
+        std_us=sum(report.std_us**2 for report in reports) ** 0.5,
+        n=min(report.n for report in reports),
+        percentiles_us=percentiles,
+    )
+
+
+def _notes(strange: Sequence[Report], reports: Sequence[Report]) -> tuple[str, ...]:
+    if not strange:
+        return ()
+    share = sum(report.mean_us for report in strange) / max(sum(report.mean_us for report in reports), 1e-12)
+    return (f"{len(strange)} reports ({share:.1%} of the time) are of no operation of the model and left out",)
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(f"'{name[:60]}'" for name in listed[:3]) + (", ..." if len(listed) > 3 else "")

@@ -1,0 +1,49 @@
+"""ONNX Runtime's profile (`SessionOptions.enable_profiling`): a JSON trace, one event a node and run, microseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from autoprune.core.errors import InputError
+from autoprune.hardware.importers import Imported, ImportSettings
+from autoprune.hardware.importers.named import Report, needed_model, timings_of
+from autoprune.hardware.importers.reading import not_negative, read_json_file
+
+WHAT = "ONNX Runtime profile"
+ENDING = "_kernel_time"
+QUANTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
+LEAST_US = 0.5  # the trace counts whole microseconds: a 0 is less than one
+
+
+class OnnxRuntimeTrace:
+    """Per-node times; the first run, which allocates, is left out where there are several."""
+
+    def read(self, path: Path, settings: ImportSettings) -> Imported:
+        """The times of every node."""
+        model = needed_model(path, WHAT, settings)
+        data = read_json_file(path, WHAT)
+        if not isinstance(data, list):
+            raise InputError(f"{WHAT} {path}: expected a list of events, got {type(data).__name__}.")
+        times: dict[str, list[float]] = {}
+        for index, event in enumerate(data):
+            if not isinstance(event, dict):
+                raise InputError(f"{WHAT} {path}, event {index}: expected an object, got {str(event)[:80]!r}.")
+            name = event.get("name")
+            if event.get("cat") != "Node" or not isinstance(name, str) or not name.endswith(ENDING):
+                continue
+            duration = not_negative(event.get("dur"), f"{WHAT} {path}, event {index} ({name[:60]}), dur")
+            times.setdefault(name.removesuffix(ENDING), []).append(max(duration, LEAST_US))
+        if not times:
+            raise InputError(
+                f"{WHAT} {path}: expected events of category 'Node' whose names end in '{ENDING}', got none. "
+                "Run the model with profiling enabled, and end it with end_profiling()."
+            )
+        reports = [_report(name, np.array(found[1:] or found)) for name, found in times.items()]
+        return timings_of(reports, model, f"{WHAT} {path}")
+
+
+def _report(name: str, times_us: np.ndarray) -> Report:
+    percentiles = {key: float(np.percentile(times_us, rank)) for key, rank in QUANTILES.items()}
+    return Report(name, float(times_us.mean()), float(times_us.std()), len(times_us), percentiles)
