@@ -17,10 +17,11 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
-from autoprune.graph.dimension import Dimension, Indices, dense_size, groups_of, indices, size
+from autoprune.graph.dimension import Indices, size
 from autoprune.graph.lift import make_module, module_input, owned_parameters
 from autoprune.graph.program import Program
 from autoprune.graph.run import INTEGER, concrete, fill, resolve_target
+from autoprune.graph.slicing import Slicer
 
 
 @dataclass(frozen=True)
@@ -196,25 +197,12 @@ def build(
     weights: Mapping[str, torch.Tensor],
 ) -> TracedModule:
     """The module that keeps units `kept` (groups not named stay dense); see `DependencyGraph.module`."""
-    selections: dict[Dimension, torch.Tensor | None] = {}
-
-    def selection(dimension: Dimension) -> torch.Tensor | None:
-        if dimension not in selections:
-            whole = not any(group in kept for group in groups_of(dimension))
-            index = None if whole else indices(dimension, kept)
-            full = index is None or index.size == dense_size(dimension)
-            selections[dimension] = None if full else torch.from_numpy(index)
-        return selections[dimension]
-
+    cut = Slicer(kept)
     tensors: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for name in (*program.parameters, *program.buffers):
             source = weights.get(name, state[name])
-            tensor = source
-            for axis, dimension in enumerate(program.values[name].dimensions):
-                index = selection(dimension)
-                if index is not None and tensor.shape[axis] == dense_size(dimension):
-                    tensor = tensor.index_select(axis, index.to(tensor.device))
+            tensor = cut(source, program.values[name].dimensions)
             if tensor is not source and isinstance(source, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=source.requires_grad)
             tensors[name] = tensor
@@ -229,10 +217,12 @@ def build(
 def _steps(program: Program, widths: Mapping[str, int]) -> tuple[_Step, ...]:
     steps = []
     for op, gone in zip(program.operations, program.last_reads, strict=True):
-        args = tuple(concrete(argument, widths) for argument in op.args)
-        kwargs = {name: concrete(value, widths) for name, value in op.kwargs}
+        args, kwargs = op.args, dict(op.kwargs)
         if op.module is not None:
             args, kwargs = (module_input(op),), {}
+        elif op.name in program.sized:
+            args = concrete(args, widths)
+            kwargs = {name: concrete(value, widths) for name, value in kwargs.items()}
         steps.append(_Step(op.results, op.target, op.module, args, kwargs, gone))
     return tuple(steps)
 

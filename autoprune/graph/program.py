@@ -123,6 +123,15 @@ class Program:
         return tuple(map(tuple, free))
 
     @cached_property
+    def sized(self) -> frozenset[str]:
+        """Names of the operations with a `Size` among their arguments."""
+
+        def has_size(item: Any) -> bool:
+            return isinstance(item, Size) or (isinstance(item, tuple) and any(map(has_size, item)))
+
+        return frozenset(op.name for op in self.operations if has_size((op.args, op.kwargs)))
+
+    @cached_property
     def raw_state(self) -> tuple[str, ...]:
         """Parameters and buffers that operations read themselves, not through a lifted module."""
         state = {*self.parameters, *self.buffers}
