@@ -13,7 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -38,8 +38,8 @@ _SEPARATE = (
 )  # fmt: skip
 
 
-class _TooLongError(Exception):
-    """The time for a model is over."""
+class _TooLongError(BaseException):
+    """The time for a model is over. Not an `Exception`: those are answers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,26 +86,26 @@ def torch_pruning_row(model: nn.Module, inputs: Any, last_layers: Sequence[str],
         graph and pruner) and `step_ms` (ranking and pruning); or `handled` False with each setting's `reason`.
     """
     settings = _SETTINGS if any(True for _ in _attentions(model)) else _SETTINGS[2:]
+    found: list[dict[str, float]] = []
     reasons: list[str] = []
-    try:
-        with _alarm(limit_s), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for setting in settings:
-                try:
-                    found = [_attempt(model, inputs, last_layers, setting)]
-                except _TooLongError:
-                    raise
-                except Exception as error:  # its outcome is what is asked
-                    reasons.append(f"{setting.name}: {type(error).__name__}: {first_line(error)}")
-                    continue
-                try:
-                    found += [_attempt(model, inputs, last_layers, setting) for _ in range(REPEATS - 1)]
-                except _TooLongError:
-                    pass  # one timing then is all there is
-                times = {key: statistics.median(each[key] for each in found) for key in found[0]}
-                return {"handled": True, "setting": setting.name, "reason": "", **times}
-    except _TooLongError:
-        reasons.append(f"not done after {limit_s:g} s")
+    used = ""
+    with warnings.catch_warnings(), suppress(_TooLongError), _alarm(limit_s):
+        warnings.simplefilter("ignore")
+        for setting in settings:
+            used = setting.name
+            try:
+                for _ in range(REPEATS):
+                    found.append(_attempt(model, inputs, last_layers, setting))
+                break
+            except Exception as error:  # its outcome is what is asked
+                reasons.append(f"{used}: {type(error).__name__}: {first_line(error)}")
+    if found:
+        return {
+            "handled": True, "setting": used, "reason": "; ".join(reasons),
+            **{key: statistics.median(each[key] for each in found) for key in found[0]},
+        }  # fmt: skip
+    if len(reasons) < len(settings):
+        reasons.append(f"{used}: not done after {limit_s:g} s")
     return {"handled": False, "reason": "; ".join(reasons)}
 
 
@@ -115,7 +115,7 @@ def _alarm(seconds: float) -> Iterator[None]:
         raise _TooLongError
 
     previous = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should a bare `except` have swallowed the first
     try:
         yield
     finally:
@@ -188,7 +188,8 @@ def _ignored(model: nn.Module, last_layers: Sequence[str]) -> list[nn.Module]:
     found = [known[name] for name in last_layers if name in known]
     if found:
         return found
-    return [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))][-1:]
+    layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
+    return [*layers[-1:]]
 
 
 def _setting_of(module: nn.Module, names: Sequence[str]) -> int | None:
@@ -233,10 +234,10 @@ def _resized(attention: _Attention, heads: Mapping[nn.Module, int]) -> None:
         return
     total = width // 3 if attention.fused else width
     count = heads.get(first, attention.heads) or 1
-    values = {name: count for name in _HEADS} | {name: total // count for name in _HEAD_SIZES}
-    values |= {name: total for name in _TOTALS}
+    values = dict.fromkeys(_HEADS, count) | dict.fromkeys(_HEAD_SIZES, total // count)
+    values |= dict.fromkeys(_TOTALS, total)
     for name, value in values.items():
         if isinstance(attention.module.__dict__.get(name), int):
             setattr(attention.module, name, value)
     if "num_key_value_groups" in attention.module.__dict__:
-        attention.module.num_key_value_groups = max(1, count // attention.key_heads)
+        attention.module.__dict__["num_key_value_groups"] = max(1, count // attention.key_heads)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from autoprune.artifacts.exporters.parity import flat_outputs
+from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph
 from autoprune.graph.dimension import Indices
 from benchmarks.coverage_text import first_line
@@ -48,14 +49,27 @@ def random_policies(graph: DependencyGraph, seed: int = 0) -> list[RandomPolicy]
         return {name: int(rng.integers(1, sizes[name] + 1)) for name in names if rng.random() < chance}
 
     narrow = [name for name in sizes if name in (*_heads(graph), *_shared(graph)) and sizes[name] > 1]
-    removable = [name for name, group in graph.groups.items() if getattr(group, "removable", False)]
-    gone = [name for name in removable if rng.random() < 0.5] or removable[:1]
     widths = {
         "every group": some(list(sizes), 1.0),
         "heads and residual width": some(list(sizes), 0.3) | {n: int(rng.integers(1, sizes[n])) for n in narrow},
-        "removed blocks": some(list(sizes), 0.5) | dict.fromkeys(gone, 0),
+        "removed blocks": some(list(sizes), 0.5),
     }
+    widths["removed blocks"] |= dict.fromkeys(_removals(graph, widths["removed blocks"], rng), 0)
     return [_drawn(graph, kind, wanted, rng) for kind, wanted in widths.items()]
+
+
+def _removals(graph: DependencyGraph, widths: Mapping[str, int], rng: np.random.Generator) -> list[str]:
+    """About half of the removable groups, as far as the graph accepts them together."""
+    gone: list[str] = []
+    for name in rng.permutation([name for name, group in graph.groups.items() if group.removable]).tolist():
+        if gone and rng.random() < 0.5:
+            continue
+        try:
+            graph.check({**widths, **dict.fromkeys([*gone, name], 0)})
+        except InputError:  # nothing of the model would be left, or of what another part reads
+            continue
+        gone.append(name)
+    return gone
 
 
 def _drawn(graph: DependencyGraph, kind: str, widths: dict[str, int], rng: np.random.Generator) -> RandomPolicy:
@@ -124,7 +138,7 @@ def checked(graph: DependencyGraph, double: DependencyGraph, policy: RandomPolic
     errors = []
     for precision, candidate in (("float64", double), ("float32", graph)):
         try:
-            return row | _compared(candidate, policy, precision)
+            return row | _compared(candidate, policy, precision) | ({"refused": errors[0]} if errors else {})
         except Exception as error:  # whatever an operator raises; the row says so
             errors.append(f"{precision}: {type(error).__name__}: {first_line(error)}")
     return row | {"equal": False, "error": errors[-1]}

@@ -22,7 +22,7 @@ from autoprune.graph.dimension import Batch
 from autoprune.graph.native import patch
 from autoprune.pruning import Pruner
 from benchmarks.coverage_peer import torch_pruning_row
-from benchmarks.coverage_policies import RandomPolicy, checked, in_double, random_policies
+from benchmarks.coverage_policies import checked, in_double, random_policies
 from benchmarks.coverage_text import first_line
 from benchmarks.coverage_widths import main_obstacles, main_share, obstacles
 from benchmarks.coverage_zoo import Entry, built
@@ -62,7 +62,7 @@ def measure(entry: Entry, settings: Settings, report: Report) -> Row:
         row["policies"] = [checked(graph, double, policy) for policy in policies]
         del double
         row["half"] = _stage(row, "half", report, lambda: _halved(graph))
-        row["training"] = _stage(row, "training", report, lambda: _training(graph, policies[0]))
+        row["training"] = _stage(row, "training", report, lambda: _training(graph, settings.seed))
         row["native"] = _stage(row, "native", report, lambda: _native(graph, model))
         row["policy_ms"] = _stage(row, "policy_ms", report, lambda: _policy_ms(graph, settings.repeats))
         row["ranked_ms"] = _stage(row, "ranked_ms", report, lambda: _ranked_ms(graph, settings.repeats))
@@ -70,8 +70,8 @@ def measure(entry: Entry, settings: Settings, report: Report) -> Row:
         report("peer", row)
         row["peer"] = torch_pruning_row(model, inputs, _last_layers(graph), settings.peer_limit_s)
     if graph is not None:
-        for kind in ("onnx", "pt2"):
-            row[kind] = _stage(row, kind, report, lambda kind=kind: _exported(graph, kind))  # type: ignore[misc]
+        row["onnx"] = _stage(row, "onnx", report, lambda: _exported(graph, "onnx"))
+        row["pt2"] = _stage(row, "pt2", report, lambda: _exported(graph, "pt2"))
     return row
 
 
@@ -103,7 +103,7 @@ def _traced(model: nn.Module, inputs: Any, row: Row) -> DependencyGraph | None:
         prunable_share=graph.prunable_share(),
         main_share=share,
         main_widths=share > 0.5,
-        removable=sum(1 for group in graph.groups.values() if getattr(group, "removable", False)),
+        removable=sum(1 for group in graph.groups.values() if group.removable),
         units=dict(sorted(_counted(group.unit for group in graph.groups.values()).items())),
         obstacles=obstacles(graph),
         main_obstacles=main_obstacles(graph),
@@ -153,12 +153,12 @@ def _halved(graph: DependencyGraph) -> Row:
     return {"parameters": sum(parameter.numel() for parameter in module.parameters()) / total}
 
 
-def _training(graph: DependencyGraph, policy: RandomPolicy) -> Row:
-    """One step of gradient descent on a pruned model in train mode."""
-    module = graph.module(kept=policy.kept).clone_tensors().train()
+def _training(graph: DependencyGraph, seed: int) -> Row:
+    """One step of gradient descent, in train mode, on the model at half its widths."""
+    module = graph.module(graph.uniform(0.5)).clone_tensors().train()
     parameters = dict(module.named_parameters())
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     outputs = [t for t in flat_outputs(module(*graph.example_inputs)) if t.is_floating_point()]
     loss = torch.stack([output.square().mean() for output in outputs]).sum()
     loss.backward()

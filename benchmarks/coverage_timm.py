@@ -54,23 +54,41 @@ ENTRIES = (
     _vit("convit_tiny"),
     _vit("xcit_nano_12_p16_224"),
     _classed(
-        "volo", "volo", "VOLO", 64, img_size=64, layers=(1, 1, 1, 1), embed_dims=(48, 96, 96, 96), num_heads=(2, 4, 4, 4)
+        "volo",
+        "volo",
+        "VOLO",
+        64,
+        img_size=64,
+        layers=(1, 1, 1, 1),
+        embed_dims=(48, 96, 96, 96),
+        num_heads=(2, 4, 4, 4),
     ),
     _named("tnt_s_patch16_224", 64, img_size=64, depth=3),
     _named("crossvit_tiny_240", 240, depth=[[1, 1, 0]]),
     _named("pit_ti_224", 64, img_size=64, depth=[1, 1, 1]),
     _named("vit_small_r26_s32_224", 64, img_size=64, depth=2),
     # Hierarchical, windowed and pooled attention
-    _named("swin_tiny_patch4_window7_224", 112, img_size=112, depths=(2, 2, 2, 2), embed_dim=48, num_heads=(2, 4, 8, 16)),
+    _named(
+        "swin_tiny_patch4_window7_224", 112, img_size=112, depths=(2, 2, 2, 2), embed_dim=48, num_heads=(2, 4, 8, 16)
+    ),
     _named("swinv2_tiny_window8_256", 64, img_size=64, depths=(2, 2, 2), embed_dim=48, num_heads=(2, 4, 8)),
-    _named("swinv2_cr_tiny_224", 64, img_size=64, window_size=2, depths=(1, 1, 1, 1), embed_dim=48, num_heads=(2, 4, 8, 16)),
+    _named(
+        "swinv2_cr_tiny_224", 64, img_size=64, window_size=2, depths=(1, 1, 1, 1), embed_dim=48, num_heads=(2, 4, 8, 16)
+    ),
     _named("twins_svt_small", 64, depths=(1, 1, 1, 1)),
     _named("pvt_v2_b0", 64),
     Entry("timm/mvitv2", _mvitv2),
     _named("hiera_tiny_224", 224, stages=(1, 1, 2, 1)),
     _classed("nest", "nest", "Nest", 64, img_size=64, depths=(1, 1, 2), embed_dims=(32, 64, 128), num_heads=(2, 4, 8)),
     _classed(
-        "gcvit", "gcvit", "GlobalContextVit", 64, img_size=64, window_size=(4, 4, 4, 2), depths=(1, 1, 2, 1), embed_dim=32
+        "gcvit",
+        "gcvit",
+        "GlobalContextVit",
+        64,
+        img_size=64,
+        window_size=(4, 4, 4, 2),
+        depths=(1, 1, 2, 1),
+        embed_dim=32,
     ),
     _named("davit_tiny", 64, depths=(1, 1, 1, 1)),
     _classed("focalnet", "focalnet", "FocalNet", 64, depths=(1, 1, 2, 1), embed_dim=48),
