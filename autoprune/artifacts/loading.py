@@ -29,8 +29,8 @@ def load_module(run: str | Path, name: str) -> TracedModule:
     program, identity = read_program(Path(run))
     recipe = Recipe.read(folder / RECIPE)
     _check_recipe(folder / RECIPE, recipe, name, program, identity)
-    tensors = read_tensors(folder / WEIGHTS, expected_shapes(program, recipe.policy))
     try:
+        tensors = read_tensors(folder / WEIGHTS, expected_shapes(program, recipe.policy))
         module = TracedModule.from_sliced(program, recipe.policy, tensors)
     except (
         ValueError,

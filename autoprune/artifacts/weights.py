@@ -54,7 +54,12 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def expected_shapes(program: Program, widths: Widths) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Parameters and buffers of a program: name -> (dtype, shape under `widths`)."""
+    """Parameters and buffers of a program, without removed branches: name -> (dtype, shape under `widths`).
+
+    Raises:
+        InputError: width 0 where it removes no branch.
+    """
+    program = program.at(widths)
     return {
         name: (program.values[name].dtype, tuple(int(size(d, widths)) for d in program.values[name].dimensions))
         for name in (*program.parameters, *program.buffers)

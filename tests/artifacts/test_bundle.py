@@ -92,6 +92,20 @@ def test_writing_again_replaces_the_member(run: Path, graph: DependencyGraph) ->
     assert [item.name for item in (run / "members").iterdir()] == ["half"]
 
 
+def test_a_member_without_a_branch_loads_and_exports(run: Path, graph: DependencyGraph) -> None:
+    policy = graph.check({"inner": 0, "stem": 5})
+    module = graph.module(policy)
+    metrics = write_member(run, make_recipe("short", graph, policy), module, formats=("onnx", "pt2", "safetensors"))
+    assert set(metrics.exports) == {"onnx", "pt2", "safetensors"}
+    inputs = torch.randn(3, 3, 8, 8)
+    loaded = load_module(run, "short")
+    assert torch.equal(loaded(inputs), module(inputs))
+    assert "outer.constant" in load_file(member_folder(run, "short") / WEIGHTS)
+    edit(member_folder(run, "short") / RECIPE, lambda data: (data["policy"].update(stem=0), data["kept"].update(stem=[])))
+    with pytest.raises(InputError, match="expected at least 1 unit for"):
+        load_module(run, "short")
+
+
 def test_the_recipe_rebuilds_the_member(run: Path, graph: DependencyGraph) -> None:
     calibration = [(torch.randn(16, 3, 8, 8),)]
     pruner = Pruner(graph, "obs", calibration)
