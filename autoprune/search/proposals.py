@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,24 +27,35 @@ def derived_seed(*parts: int) -> int:
 
 
 def without_repeats(
-    proposals: Sequence[Proposal], seen: Collection[Choice], levels: Sequence[int], seed: int
+    proposals: Sequence[Proposal],
+    seen: Collection[Choice],
+    levels: Sequence[int],
+    seed: int,
+    canonical: Callable[[Choice], Choice] = tuple,
 ) -> Iterator[Proposal]:
     """The proposals, those that repeat `seen` or each other moved to something new nearby.
 
-    A proposal around which nothing new is found is left out; its number stays unused. What comes out depends on the
-    arguments alone.
+    `canonical` gives the one choice that stands for all choices of the same policy (`SearchSpace.canonical`); what
+    comes out is canonical, and `seen` is expected to be. A proposal around which nothing new is found is left out; its
+    number stays unused. What comes out depends on the arguments alone.
     """
     taken = set(seen)
     for proposal in proposals:
-        choice: Choice | None = proposal.choice
+        choice: Choice | None = canonical(proposal.choice)
         if choice in taken:
-            choice = nearby(proposal.choice, taken, levels, derived_seed(seed, proposal.number))
+            choice = nearby(proposal.choice, taken, levels, derived_seed(seed, proposal.number), canonical)
         if choice is not None:
             taken.add(choice)
             yield Proposal(proposal.number, choice, proposal.origin)
 
 
-def nearby(choice: Choice, taken: Collection[Choice], levels: Sequence[int], seed: int) -> Choice | None:
+def nearby(
+    choice: Choice,
+    taken: Collection[Choice],
+    levels: Sequence[int],
+    seed: int,
+    canonical: Callable[[Choice], Choice] = tuple,
+) -> Choice | None:
     """A choice not taken: one variable moved by one level, then more and further; None after too many tries."""
     free = [place for place, count in enumerate(levels) if count > 1]
     if not free:
@@ -56,8 +67,9 @@ def nearby(choice: Choice, taken: Collection[Choice], levels: Sequence[int], see
         for place in rng.choice(free, size=min(len(free), reach), replace=False):
             step = int(rng.integers(1, reach + 1)) * (1 if rng.random() < 0.5 else -1)
             moved[place] = _reflected(moved[place] + step, levels[place])
-        if tuple(moved) not in taken:
-            return tuple(moved)
+        found = canonical(tuple(moved))
+        if found not in taken:
+            return found
     return None
 
 

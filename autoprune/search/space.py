@@ -1,141 +1,59 @@
-"""Search spaces: the widths each group may take, from a YAML of rules, the groups and the hardware's quantum."""
+"""Search spaces: the policies that a search may try, from a YAML of rules, the groups and the hardware's quantum.
+
+What the rules may say is in `search/rules.py`, what they select groups by in `search/traits.py`, how they become
+decisions in `search/variables.py`.
+"""
 
 from __future__ import annotations
 
 import math
-import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, field_validator
 
-from autoprune.core.data import data_folder
 from autoprune.core.errors import InputError, unknown_name
 from autoprune.core.files import canonical_json, digest
-from autoprune.core.settings import read_yaml, validated
 from autoprune.graph.policy import SparsityPolicy
+from autoprune.search.removal import Removal
+from autoprune.search.rules import list_spaces, read_rules
+from autoprune.search.traits import default_space
+from autoprune.search.variables import Variable, make_variables
 
 if TYPE_CHECKING:
     from autoprune.graph.graph import DependencyGraph
 
+__all__ = ["AUTO", "Choice", "SearchSpace", "Variable", "list_spaces"]
+
 Choice: TypeAlias = tuple[int, ...]  # one level a variable, 0 the narrowest
 Integers: TypeAlias = npt.NDArray[np.int64]
 
-MAX_WILDCARDS = 8
-
-
-class Rule(BaseModel):
-    """One rule of a search space: the groups it matches and what it sets for them.
-
-    Attributes:
-        match: glob pattern(s) on the group's id; `*` matches anything, dots included, `?` one character.
-        unit: only groups of this unit (or one of these): channel, hidden, head, head_dim, group.
-        minimum: the narrowest width, as a count (`8`) or as a share of the dense width (`0.25`).
-        multiple: widths are multiples of this; `quantum` is the alignment quantum of the hardware profile.
-        levels: how many widths, dense included, spread evenly; all allowed widths when not set.
-        freeze: true keeps the groups dense.
-        tie: groups with the same tie share one relative width. `{1}` stands for what the first wildcard of the
-            pattern matched: match `layer*.*.conv1`, tie `stage{1}` makes one variable a stage.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    match: str | tuple[str, ...]
-    unit: str | tuple[str, ...] | None = None
-    minimum: StrictInt | StrictFloat | None = None
-    multiple: StrictInt | Literal["quantum"] | None = None
-    levels: StrictInt | None = Field(default=None, ge=2, le=4096)
-    freeze: StrictBool | None = None
-    tie: str | None = Field(default=None, min_length=1, max_length=200)
-
-    @field_validator("match", "unit", mode="before")
-    @classmethod
-    def _texts(cls, value: object) -> object:
-        texts = value if isinstance(value, (list, tuple)) else [value]
-        if value is not None and not (texts and all(isinstance(text, str) and 0 < len(text) <= 200 for text in texts)):
-            raise ValueError("expected a text of 1 to 200 characters, or a list of them")
-        if any(text.count("*") > MAX_WILDCARDS for text in texts if isinstance(text, str)):
-            raise ValueError(f"expected at most {MAX_WILDCARDS} wildcards in a pattern")
-        return value
-
-    @field_validator("minimum", mode="before")
-    @classmethod
-    def _count_or_share(cls, value: object) -> object:
-        count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if not (value is None or count or (isinstance(value, float) and 0.0 < value <= 1.0)):
-            raise ValueError("expected a count of at least 1, or a share above 0.0 and up to 1.0")
-        return value
-
-    @field_validator("multiple", mode="before")
-    @classmethod
-    def _step(cls, value: object) -> object:
-        count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if not (value is None or count or value == "quantum"):
-            raise ValueError("expected a whole number of at least 1, or 'quantum'")
-        return value
-
-    def captures(self, group: str, unit: str) -> tuple[str, ...] | None:
-        """What the wildcards match in the group's id; None where the rule does not apply."""
-        units = (self.unit,) if isinstance(self.unit, str) else self.unit
-        if units is not None and unit not in units:
-            return None
-        for pattern in (self.match,) if isinstance(self.match, str) else self.match:
-            found = _glob(pattern).fullmatch(group)
-            if found:
-                return found.groups()
-        return None
-
-
-class SpaceFile(BaseModel):
-    """A search space as written: rules from top to bottom, later ones overriding the keys they name."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: Literal[1] = 1
-    description: str = ""
-    rules: tuple[Rule, ...] = Field(min_length=1, max_length=1000)
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One decision of the search: the width of a group, or the relative width of tied groups.
-
-    Attributes:
-        name: the group's id, or the tie's name.
-        groups: the groups it sets.
-        widths: level -> width of each of `groups`; ascending, the last level dense.
-    """
-
-    name: str
-    groups: tuple[str, ...]
-    widths: tuple[tuple[int, ...], ...]
-
-    @cached_property
-    def ratios(self) -> npt.NDArray[np.float64]:
-        """Mean share of units kept at each level, the last one 1.  # (n_levels,)"""
-        table = np.array(self.widths, dtype=np.float64)
-        return np.asarray((table / table[-1]).mean(axis=1))
+AUTO = "auto"
+"""The name that stands for the shipped space made for the kind of model: see `default_space`."""
 
 
 @dataclass(frozen=True, eq=False)
 class SearchSpace:
     """All policies a search may try. A policy is a *choice*: one level for each variable.
 
+    A group in two variables has the smaller of the two widths. Where a group is at width 0, so are those that vanish
+    with it; what variables say of groups that are gone makes no difference, and `choice` then says dense.
+
     Attributes:
         name: the file's name, or "custom".
         groups: every group of the graph -> its dense size, in graph order.
         variables: the decisions; groups not in any of them stay dense.
+        removal: how groups at width 0 follow from each other.
     """
 
     name: str
     groups: dict[str, int]
     variables: tuple[Variable, ...]
+    removal: Removal = field(default_factory=Removal)
     _index: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -146,7 +64,9 @@ class SearchSpace:
         """The space that `source` describes for one graph.
 
         Args:
-            source: the name of a shipped space (`cnn`), a path to a YAML file, or the same content as a mapping.
+            source: the name of a shipped space (`cnn`, `transformer`, `llm`, `depth`), `auto` for `transformer` where
+                the model has attention heads and `cnn` where not, a path to a YAML file, or the same content as a
+                mapping.
             graph: the groups to search over.
             quantum: the width step that the hardware rewards; what `multiple: quantum` stands for.
 
@@ -155,9 +75,10 @@ class SearchSpace:
         """
         if quantum < 1:
             raise InputError(f"search space: expected a quantum of at least 1, got {quantum}.")
-        name, data, what = _read(source)
-        rules = validated(SpaceFile, data, what).rules
-        return cls(name, {g.id: g.size for g in graph.groups.values()}, _variables(rules, graph, quantum, what))
+        rules = read_rules(default_space(graph) if source == AUTO else source)
+        sizes = {group.id: group.size for group in graph.groups.values()}
+        removal = Removal.of(graph)
+        return cls(rules.name, sizes, make_variables(rules, graph, quantum, removal), removal)
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
@@ -166,12 +87,19 @@ class SearchSpace:
 
     @cached_property
     def widths(self) -> dict[str, tuple[int, ...]]:
-        """Every group of the graph -> its allowed widths, ascending, the dense one last."""
-        found: dict[str, tuple[int, ...]] = {group: (size,) for group, size in self.groups.items()}
+        """Every group of the graph -> its allowed widths, ascending, the dense one last; 0 where its block may go."""
+        found: dict[str, set[int]] = {group: {size} for group, size in self.groups.items()}
         for variable in self.variables:
             for column, group in enumerate(variable.groups):
-                found[group] = tuple(sorted({row[column] for row in variable.widths}))
-        return found
+                found[group].update(row[column] for row in variable.widths)
+        for group in self.removal.vanished(self._removed):
+            found[group].add(0)
+        return {group: tuple(sorted(widths)) for group, widths in found.items()}
+
+    @cached_property
+    def _removed(self) -> tuple[str, ...]:
+        """Groups that a variable may set to width 0."""
+        return tuple(group for variable in self.variables if (group := variable.removes) is not None)
 
     @cached_property
     def dense(self) -> Choice:
@@ -181,11 +109,11 @@ class SearchSpace:
     @cached_property
     def narrowest(self) -> Choice:
         """The choice that prunes everything as far as allowed."""
-        return (0,) * len(self.levels)
+        return self.canonical((0,) * len(self.levels))
 
     @cached_property
     def size(self) -> int:
-        """Number of policies in the space."""
+        """Number of choices. Where blocks may go, some of them are the same policy."""
         return math.prod(self.levels)
 
     @cached_property
@@ -195,19 +123,16 @@ class SearchSpace:
         return digest(canonical_json({"groups": self.groups, "variables": data}))
 
     def policy(self, choice: Sequence[int]) -> SparsityPolicy:
-        """The policy of a choice; it names every group of the graph.
+        """The policy of a choice; it names every group of the graph, those that are gone with width 0.
 
         Raises:
             InputError: not one valid level for each variable.
         """
         self._check(choice)
-        kept = dict(self.groups)
-        for variable, level in zip(self.variables, choice, strict=True):
-            kept.update(zip(variable.groups, variable.widths[level], strict=True))
-        return SparsityPolicy(kept)
+        return SparsityPolicy(self.removal.closed(self._set(choice)))
 
     def choice(self, policy: Mapping[str, int]) -> Choice:
-        """The choice of a policy (groups not named are dense).
+        """The choice of a policy (groups not named are dense); equal policies have equal choices.
 
         Raises:
             InputError: the policy is not in the space; names the first group that is off.
@@ -215,19 +140,49 @@ class SearchSpace:
         for group in policy:
             if group not in self.groups:
                 raise unknown_name("group", group, self.groups)
-        widths = {group: int(policy.get(group, size)) for group, size in self.groups.items()}
-        found = []
-        for variable in self.variables:
-            wanted = tuple(widths[group] for group in variable.groups)
-            if wanted not in variable.widths:
-                allowed = ", ".join(str(row[0] if len(row) == 1 else row) for row in variable.widths)
-                raise InputError(f"policy: expected one of {allowed} for '{variable.name}', got {wanted}.")
-            found.append(variable.widths.index(wanted))
-        searched = {group for variable in self.variables for group in variable.groups}
-        for group, size in self.groups.items():
-            if group not in searched and widths[group] != size:
-                raise InputError(f"policy: '{group}' is not searched; expected {size} units, got {widths[group]}.")
-        return tuple(found)
+        widths = self.removal.closed({group: int(policy.get(group, size)) for group, size in self.groups.items()})
+        gone = self.removal.generators({group for group, width in widths.items() if width == 0}, self._removed)
+        found = tuple(self._level(variable, widths, gone) for variable in self.variables)
+        reached = self.removal.closed(self._set(found))
+        for group, width in widths.items():
+            if reached[group] != width:
+                why = "does not fit the other widths" if len(self.widths[group]) > 1 else "is not searched"
+                raise InputError(f"policy: '{group}' {why}; expected {reached[group]} units, got {width}.")
+        return found
+
+    def canonical(self, choice: Sequence[int]) -> Choice:
+        """The choice that stands for all choices of the same policy: variables of groups that are gone are dense.
+
+        Raises:
+            InputError: not one valid level for each variable.
+        """
+        self._check(choice)
+        return self.choice(self.policy(choice)) if self._removed else tuple(int(level) for level in choice)
+
+    def _set(self, choice: Sequence[int]) -> dict[str, int]:
+        """Widths as the variables say."""
+        kept = dict(self.groups)
+        for variable, level in zip(self.variables, choice, strict=True):
+            for group, width in zip(variable.groups, variable.widths[level], strict=True):
+                kept[group] = min(kept[group], width)
+        return kept
+
+    def _level(self, variable: Variable, widths: Mapping[str, int], removed: Collection[str]) -> int:
+        """The level of a variable in a closed policy: the widest that fits the groups that are left."""
+        if variable.removes in removed:
+            return 0
+        if variable.depth_only:
+            return 1
+        wanted = tuple(widths[group] for group in variable.groups)
+        fitting = [
+            level
+            for level, row in enumerate(variable.widths)
+            if all(width in (0, units) for width, units in zip(wanted, row, strict=True))
+        ]
+        if not fitting:
+            allowed = ", ".join(str(row[0] if len(row) == 1 else row) for row in variable.widths)
+            raise InputError(f"policy: expected one of {allowed} for '{variable.name}', got {wanted}.")
+        return fitting[-1]
 
     def group_widths(self, choices: npt.ArrayLike) -> Integers:
         """Widths of all groups, in the order of `groups`, for many choices.
@@ -242,23 +197,33 @@ class SearchSpace:
         widths = np.tile(np.array(list(self.groups.values()), dtype=np.int64), (len(levels), 1))
         for column, variable in enumerate(self.variables):
             places = [self._index[group] for group in variable.groups]
-            widths[:, places] = np.array(variable.widths, dtype=np.int64)[levels[:, column]]
+            table = np.array(variable.widths, dtype=np.int64)[levels[:, column]]
+            widths[:, places] = np.minimum(widths[:, places], table)
+        self.removal.close_rows(widths, self._index)
         return widths
 
     def random(self, rng: np.random.Generator) -> Choice:
-        """A choice drawn uniformly."""
-        return tuple(int(rng.integers(count)) for count in self.levels)
+        """A choice with every level drawn uniformly."""
+        return self.canonical([int(rng.integers(count)) for count in self.levels])
 
     def uniform(self, ratio: float) -> Choice:
         """The choice that removes about the share `ratio` of every variable's units; the wider where two are as near.
+
+        Blocks stay, unless blocks are all there is to remove: then the share `ratio` of them goes, evenly spread.
 
         Raises:
             InputError: a ratio outside 0 <= ratio <= 1.
         """
         if not 0.0 <= ratio <= 1.0:
             raise InputError(f"uniform: expected a ratio from 0 (dense) to 1 (narrowest), got {ratio}.")
-        ratios = [variable.ratios for variable in self.variables]
-        return tuple(int(np.argmin(np.abs(r - (1.0 - ratio)) - 1e-9 * r)) for r in ratios)
+        if all(variable.depth_only for variable in self.variables):
+            gone = np.floor(np.arange(1, len(self.levels) + 1) * ratio + 1e-9)
+            return self.canonical([int(level) for level in 1 - np.diff(gone, prepend=0.0).astype(np.int64)])
+        found = []
+        for variable in self.variables:
+            distance = np.abs(variable.ratios - (1.0 - ratio)) - 1e-9 * variable.ratios
+            found.append(int(np.argmin(np.where(variable.ratios > 0.0, distance, np.inf))))
+        return tuple(found)
 
     def _check(self, choice: Sequence[int]) -> None:
         if len(choice) != len(self.levels):
@@ -266,120 +231,3 @@ class SearchSpace:
         for variable, level, count in zip(self.variables, choice, self.levels, strict=True):
             if not 0 <= level < count:
                 raise InputError(f"choice: expected a level from 0 to {count - 1} for '{variable.name}', got {level}.")
-
-
-def list_spaces() -> dict[str, str]:
-    """Names of the search spaces that ship -> their descriptions."""
-    paths = sorted(data_folder("search_spaces").glob("*.yaml"))
-    return {path.stem: str(read_yaml(path, "search space").get("description", "")) for path in paths}
-
-
-def _read(source: str | Path | Mapping[str, Any]) -> tuple[str, Mapping[str, Any], str]:
-    """Name, content and what to call it in messages."""
-    if isinstance(source, Mapping):
-        return "custom", source, "search space"
-    shipped = {path.stem: path for path in data_folder("search_spaces").glob("*.yaml")}
-    path = shipped.get(str(source), Path(source))
-    if not path.is_file() and not (isinstance(source, Path) or path.suffix in (".yaml", ".yml")):
-        raise unknown_name("search space", str(source), shipped)
-    return path.stem, read_yaml(path, "search space"), f"search space {path}"
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    """The pattern with each wildcard as a capture; the first ones match as little as they can."""
-    parts = re.split(r"([*?])", pattern)
-    return re.compile("".join({"*": "(.*?)", "?": "(.)"}.get(part, re.escape(part)) for part in parts), re.DOTALL)
-
-
-def _settings(rules: Sequence[Rule], group: str, unit: str) -> dict[str, Any]:
-    """What the matching rules set for a group, later ones last; "freeze" where none matches."""
-    found: dict[str, Any] = {}
-    matched = False
-    for rule in rules:
-        captured = rule.captures(group, unit)
-        if captured is None:
-            continue
-        matched = True
-        for key in rule.model_fields_set - {"match", "unit"}:
-            found[key] = getattr(rule, key)
-        if rule.tie is not None:
-            found["tie"] = re.sub(
-                r"\{(\d)\}",
-                lambda m, c=captured: c[int(m[1]) - 1] if 0 < int(m[1]) <= len(c) else m[0],  # type: ignore[misc]
-                rule.tie,
-            )
-    return found if matched else {"freeze": True}
-
-
-def _step(size: int, multiple: int | str | None, quantum: int) -> int:
-    """The width step; a quantum is halved until the group holds four, so that narrow groups are searched too."""
-    if isinstance(multiple, int):
-        return multiple
-    step = quantum if multiple == "quantum" else 1
-    while step > 1 and size < 4 * step:
-        step //= 2
-    return step
-
-
-def _allowed(size: int, settings: Mapping[str, Any], quantum: int) -> tuple[int, ...]:
-    """All widths a group may take, ascending, dense last."""
-    if settings.get("freeze"):
-        return (size,)
-    minimum = settings.get("minimum") or 1
-    low = math.ceil(minimum * size - 1e-9) if isinstance(minimum, float) else minimum
-    step = _step(size, settings.get("multiple"), quantum)
-    first = step * math.ceil(max(low, 1) / step)
-    return (*range(first, size, step), size)
-
-
-def _thinned(widths: tuple[int, ...], levels: int | None) -> tuple[int, ...]:
-    if levels is None or len(widths) <= levels:
-        return widths
-    places = np.unique(np.round(np.linspace(0, len(widths) - 1, levels)).astype(np.int64))
-    return tuple(widths[place] for place in places)
-
-
-def _variables(rules: Sequence[Rule], graph: DependencyGraph, quantum: int, what: str) -> tuple[Variable, ...]:
-    tied: dict[tuple[str, str], list[str]] = {}
-    settings = {group.id: _settings(rules, group.id, group.unit) for group in graph.groups.values()}
-    for group, found in settings.items():
-        tie = found.get("tie")
-        tied.setdefault(("tie", tie) if tie else ("group", group), []).append(group)
-    variables = []
-    for (_, name), groups in tied.items():
-        allowed = {g: _allowed(graph.groups[g].size, settings[g], quantum) for g in groups}
-        free = tuple(group for group in groups if len(allowed[group]) > 1)
-        if free:
-            variables.append(_variable(name, free, allowed, settings))
-    if not variables:
-        raise InputError(f"{what}: expected at least one group to prune, got none. {_why_nothing(graph)}")
-    return tuple(variables)
-
-
-def _variable(
-    name: str,
-    groups: tuple[str, ...],
-    allowed: Mapping[str, tuple[int, ...]],
-    settings: Mapping[str, Mapping[str, Any]],
-) -> Variable:
-    """One variable over `groups`: the group with the most widths leads, the others follow its relative width."""
-    leader = max(groups, key=lambda group: len(allowed[group]))
-    lead = _thinned(allowed[leader], settings[leader].get("levels"))
-    columns = []
-    for group in groups:
-        options = np.array(lead if group == leader else allowed[group], dtype=np.int64)
-        wanted = np.array(lead, dtype=np.float64) / lead[-1] * options[-1]
-        columns.append(options[np.argmin(np.abs(options[None, :] - wanted[:, None]), axis=1)])
-    return Variable(name, groups, tuple(tuple(int(w) for w in row) for row in zip(*columns, strict=True)))
-
-
-def _why_nothing(graph: DependencyGraph) -> str:
-    """Why no group can shrink, for people."""
-    if graph.groups:
-        return (
-            f"The model has {len(graph.groups)} groups ({', '.join(list(graph.groups)[:3])}, ...), but the rules "
-            "freeze them, match none of them, or leave one width. Widen `match`, lower `minimum` or `multiple`."
-        )
-    reasons = Counter(item.reason for item in graph.frozen)
-    listed = "; ".join(f"{reason} ({count} dimensions)" for reason, count in reasons.most_common(5))
-    return f"Nothing in this model can be pruned: {listed or 'it has no parameters with a free dimension'}."

@@ -187,7 +187,7 @@ class _Search:
             if number not in self._records
         ]
         seen = {record.choice for record in self._records.values()}
-        fresh = without_repeats(new, seen, self._space.levels, self._settings.seed)
+        fresh = without_repeats(new, seen, self._space.levels, self._settings.seed, self._space.canonical)
         known = [self._recorded(number) for number in numbers if number in self._records]
         return sorted([*known, *fresh], key=lambda proposal: proposal.number)
 

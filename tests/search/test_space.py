@@ -123,14 +123,59 @@ def test_policy_outside_the_space_is_refused(graph: DependencyGraph) -> None:
         space.policy((4, 0))
 
 
+def test_ties_by_size_and_unit(graph: DependencyGraph) -> None:
+    space = load(graph, {"multiple": 4, "tie": "{unit} {size}"})
+    assert [variable.name for variable in space.variables] == ["channel 8", "channel 16", "channel 12"]
+    assert space.hash != load(graph, {"multiple": 4}).hash
+
+
+def test_a_later_rule_can_untie(graph: DependencyGraph) -> None:
+    space = load(graph, {"multiple": 4, "tie": "all"}, {"match": "stem", "tie": None})
+    assert [(v.name, v.groups) for v in space.variables] == [
+        ("stem", ("stem",)),
+        ("all", ("block1.conv1", "block2.conv1")),
+    ]
+
+
 def test_shipped_spaces_load_by_name(graph: DependencyGraph) -> None:
     spaces = list_spaces()
-    assert "cnn" in spaces
+    assert set(spaces) == {"cnn", "depth", "llm", "transformer"}
     for name, description in spaces.items():
         assert description
         space = SearchSpace.load(name, graph, quantum=8)
         assert space.name == name
         assert space.size > 1
+
+
+def test_auto_is_the_space_for_the_kind_of_model(graph: DependencyGraph) -> None:
+    assert SearchSpace.load("auto", graph).name == "cnn"
+    assert SearchSpace.load("auto", graph).hash == SearchSpace.load("cnn", graph).hash
+
+
+def test_extended_rules_come_first(graph: DependencyGraph, tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("rules:\n  - multiple: 4\n    minimum: 0.5\n")
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\nrules:\n  - {match: stem, freeze: true}\n")
+    (tmp_path / "both.yaml").write_text("extends: [depth, mine.yaml]\n")
+    space = SearchSpace.load(tmp_path / "mine.yaml", graph)
+    assert space.widths == {"stem": (8,), "block1.conv1": (8, 12, 16), "block2.conv1": (8, 12)}
+    assert SearchSpace.load({"extends": str(tmp_path / "mine.yaml")}, graph).hash == space.hash
+    both = SearchSpace.load(str(tmp_path / "both.yaml"), graph)
+    assert both.widths == {"stem": (8,), "block1.conv1": (0, 8, 12, 16), "block2.conv1": (0, 8, 12)}
+
+
+def test_wrong_extensions_are_refused(graph: DependencyGraph, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("extends: ./b.yaml\n")
+    (tmp_path / "b.yaml").write_text(f"extends: ../{tmp_path.name}/a.yaml\n")
+    with pytest.raises(InputError, match=r"a.yaml: expected spaces that do not extend each other in a circle"):
+        SearchSpace.load(tmp_path / "a.yaml", graph)
+    with pytest.raises(InputError, match=r"unknown search space 'transfomer'. Did you mean 'transformer'\?"):
+        SearchSpace.load({"extends": "transfomer", "rules": [{"remove": True}]}, graph)
+    with pytest.raises(InputError, match="cannot read search space"):
+        SearchSpace.load({"extends": "missing.yaml"}, graph)
+    with pytest.raises(InputError, match="expected 1 to 1000 rules, extended ones included, got 0"):
+        SearchSpace.load({"description": "nothing"}, graph)
+    with pytest.raises(InputError, match="expected 1 to 1000 rules, extended ones included, got 2001"):
+        SearchSpace.load({"extends": ["cnn"] * 1000, "rules": [{"levels": 3}]}, graph)
 
 
 def test_loads_from_a_path(graph: DependencyGraph, tmp_path: Path) -> None:
@@ -144,7 +189,12 @@ def test_loads_from_a_path(graph: DependencyGraph, tmp_path: Path) -> None:
     ("rule", "message"),
     [
         ({"mach": "*"}, "unknown key 'rules[0].mach'. Did you mean 'match'?"),
-        ({"multiple": 2}, "the key 'rules[0].match' is missing"),
+        ({"unit": "heads"}, "rules[0].unit: expected one of channel, hidden, head, query, head_dim, group"),
+        ({"unit": ["head", "had"]}, "or a list of them, got ['head', 'had']"),
+        ({"stream": "yes"}, "rules[0].stream"),
+        ({"remove": 1}, "rules[0].remove"),
+        ({"tie": "{stage}"}, "rules[0].tie: expected {1} to {9}, {size} or {unit} as placeholders, got '{stage}'"),
+        ({"match": "*", "minimum": 0}, "(`remove: true` allows width 0), got 0"),
         ({"match": "*", "minimum": 0}, "rules[0].minimum: expected a count of at least 1, or a share"),
         ({"match": "*", "minimum": 1.5}, "got 1.5"),
         ({"match": "*", "minimum": True}, "got True"),
