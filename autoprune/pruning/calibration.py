@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -12,8 +12,6 @@ from autoprune.graph import DependencyGraph
 from autoprune.graph.module import flatten_call
 from autoprune.graph.program import Program
 from autoprune.graph.run import run_operation
-from autoprune.pruning.consumers import Source
-from autoprune.pruning.gram import Moments, Sums
 
 Watcher: TypeAlias = Callable[[Mapping[str, Any]], None]
 """Called before an operation, with every value that is at hand by name."""
@@ -46,25 +44,6 @@ def watch(graph: DependencyGraph, calibration: Sequence[Any], watchers: Mapping[
                     values.update(zip(operation.results, result, strict=False))
                 for name in gone:
                     values.pop(name, None)
-
-
-def collect_moments(
-    graph: DependencyGraph, sources: Iterable[Source], calibration: Sequence[Any]
-) -> dict[tuple[object, ...], Moments]:
-    """The moments of every source over the calibration batches, by `Source.key`; equal sources are summed once.
-
-    Raises:
-        InputError: activations that are not finite; a batch that does not fit the model's inputs.
-    """
-    sums = {source.key: Sums(source, len(calibration)) for source in sources}
-    watchers: dict[str, list[Watcher]] = {}
-    for summed in sums.values():
-        for reading, operation in zip(summed.source.readings, summed.source.operations, strict=True):
-            watchers.setdefault(operation, []).append(
-                lambda values, summed=summed, reading=reading: summed.add(reading, values[reading.value])  # type: ignore[misc]
-            )
-    watch(graph, calibration, watchers)
-    return {key: summed.moments() for key, summed in sums.items() if summed.count > 0}
 
 
 def _inputs(program: Program, item: Any) -> list[Tensor]:

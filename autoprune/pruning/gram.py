@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,14 @@ class Sums:
         self._generator = torch.Generator().manual_seed(0)
         wanted = max(LEAST_SAMPLES, SAMPLES_PER_COLUMN * source.columns)
         self._wanted = wanted / (batches * len(source.readings))
+
+    def watchers(self) -> list[tuple[str, Callable[[Mapping[str, Any]], None]]]:
+        """What adds each reading of a batch, with the operation before which its value is at hand."""
+
+        def adder(reading: Reading) -> Callable[[Mapping[str, Any]], None]:
+            return lambda values: self.add(reading, values[reading.value])
+
+        return [(o, adder(r)) for r, o in zip(self.source.readings, self.source.operations, strict=True)]
 
     def add(self, reading: Reading, x: Tensor) -> None:
         """Add one activation of one batch."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -11,14 +10,9 @@ from torch import Tensor
 from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph, UnitOrder
 from autoprune.graph.module import TracedModule
-from autoprune.pruning.calibration import collect_moments
-from autoprune.pruning.compensation import Compensation, compensations, factorised
-from autoprune.pruning.consumers import find_consumers
 from autoprune.pruning.criteria import Evidence, criteria
 from autoprune.pruning.recalibration import recalibrate
-
-CACHE_BYTES = 512 * 1024 * 1024
-"""Compensated weights kept for reuse by later policies; the least recently used go first."""
+from autoprune.pruning.repairs import Findings, Repairs
 
 
 class Pruner:
@@ -64,21 +58,13 @@ class Pruner:
                 "(a few hundred samples without labels are enough), or use criterion='l1', which needs none."
             )
         self._recalibrate = recalibrate
-        self._cache: OrderedDict[tuple[Any, ...], dict[str, Tensor]] = OrderedDict()
-        self._cached_bytes = 0
         wanted = bool(self._calibration) and (compensate or chosen.needs_calibration)
-        found = self._fit() if wanted else []
+        findings = Findings.of(graph, self._calibration) if wanted else None
         self.orders: dict[str, UnitOrder] = {}
         for name, group in graph.groups.items():
-            readers = [c for c in found if name in c.consumer.groups]
-            regressions = tuple(c.regression(name, graph.state[c.consumer.parameter]) for c in readers)
+            regressions = findings.regressions(name, graph.state, compensate) if findings is not None else ()
             self.orders[name] = UnitOrder(name, chosen.order(group, Evidence(graph.state, regressions, seed)))
-        self._compensations = factorised(found, self.orders) if compensate else {}
-
-    def _fit(self) -> list[Compensation]:
-        consumers = find_consumers(self.graph)
-        sources = [consumer.source for consumer in consumers]
-        return compensations(consumers, collect_moments(self.graph, sources, self._calibration))
+        self._repairs = Repairs(findings, self.orders, graph.state) if compensate and findings is not None else None
 
     def build(self, policy: Mapping[str, int]) -> TracedModule:
         """The pruned model: sliced, compensated, batch norms re-estimated; own tensors, eval mode.
@@ -95,29 +81,10 @@ class Pruner:
         """As `build`, with the batch norms' dense statistics."""
         groups = self.graph.groups
         checked = self.graph.check(policy)
-        kept = {name: self.orders[name].kept(width) for name, width in checked.items() if width < groups[name].size}
-        weights: dict[str, Tensor] = {}
-        for compensation in self._compensations.values():
-            touched = tuple((name, kept[name].size) for name in compensation.consumer.groups if name in kept)
-            if touched:
-                weights.update(self._compensated(compensation, touched))
+        cut = {name: width for name, width in checked.items() if width < groups[name].size}
+        kept = {name: self.orders[name].kept(width) for name, width in cut.items()}
+        weights = self._repairs.weights(cut) if self._repairs is not None else {}
         return self.graph.module(kept=kept, weights=weights).clone_tensors()
-
-    def _compensated(self, compensation: Compensation, touched: tuple[tuple[str, int], ...]) -> dict[str, Tensor]:
-        key = (compensation.consumer.parameter, touched)
-        if key in self._cache:
-            self._cache.move_to_end(key)
-            return self._cache[key]
-        kept = {name: self.orders[name].kept(width) for name, width in touched}
-        found = self._cache[key] = compensation.weights(kept, self.graph.state)
-        self._cached_bytes += _bytes(found)
-        while self._cached_bytes > CACHE_BYTES and len(self._cache) > 1:
-            _, oldest = self._cache.popitem(last=False)
-            self._cached_bytes -= _bytes(oldest)
-        return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict(), "_cached_bytes": 0}
 
 
 def prune(
@@ -161,7 +128,3 @@ def _compact(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     whole = tensor.untyped_storage().nbytes() <= tensor.numel() * tensor.element_size()
     return tensor if whole else tensor.clone()
-
-
-def _bytes(tensors: Mapping[str, Tensor]) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())

@@ -262,13 +262,15 @@ def test_magnitude_orders_by_producers() -> None:
 
 
 def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autoprune.pruning.pruner.CACHE_BYTES", 1000)
+    monkeypatch.setattr("autoprune.pruning.repairs.CACHE_BYTES", 1000)
     _, graph, batches = traced("residual")
     pruner = Pruner(graph, "obs", batches)
     for width in range(1, 6):
         pruner.slice({"conv1": width, "expand": width})
-    assert len(pruner._cache) < 10
-    assert pruner._cached_bytes <= 1000 or len(pruner._cache) == 1
+    repairs = pruner._repairs
+    assert repairs is not None
+    assert len(repairs._cache) < 10
+    assert repairs._cached_bytes <= 1000 or len(repairs._cache) == 1
 
 
 def test_batches_may_be_tensors_or_keywords() -> None:
