@@ -101,7 +101,8 @@ def test_a_member_without_a_branch_loads_and_exports(run: Path, graph: Dependenc
     loaded = load_module(run, "short")
     assert torch.equal(loaded(inputs), module(inputs))
     assert "outer.constant" in load_file(member_folder(run, "short") / WEIGHTS)
-    edit(member_folder(run, "short") / RECIPE, lambda data: (data["policy"].update(stem=0), data["kept"].update(stem=[])))
+    edit(member_folder(run, "short") / RECIPE, lambda data: data["policy"].update(stem=0))
+    edit(member_folder(run, "short") / RECIPE, lambda data: data["kept"].update(stem=[]))
     with pytest.raises(InputError, match="expected at least 1 unit for"):
         load_module(run, "short")
 
