@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.graph.native.tracked import Place, TrackedInt
+from autoprune.graph.native.tracked import Origin, Place, TrackedInt
 
 _OWN = frozenset(vars(nn.Module()))  # what every nn.Module keeps for itself
 # What a convolution does along its spatial dimensions; no policy changes it, and small numbers coincide often.
@@ -37,17 +37,21 @@ def integers(model: nn.Module) -> dict[Place, int]:
 
 
 @contextmanager
-def tracked(model: nn.Module) -> Iterator[None]:
-    """While it lasts, every such integer is a `TrackedInt`, and every module has a configuration of its own."""
+def tracked(model: nn.Module) -> Iterator[set[Origin]]:
+    """While it lasts, every such integer is a `TrackedInt`, and every module has a configuration of its own.
+
+    Yields the set that collects the origins of integers that became floats.
+    """
+    escapes: set[Origin] = set()
     before: list[tuple[nn.Module, str, Any]] = []
     try:
         for path, module in model.named_modules():
             for name, value in _attributes(module):
-                replaced = _changed(value, Place(path, (name,)), _tracked)
+                replaced = _changed(value, Place(path, (name,)), partial(_tracked, escapes))
                 if replaced is not value:
                     before.append((module, name, value))
                     module.__dict__[name] = replaced
-        yield
+        yield escapes
     finally:
         for module, name, value in before:
             module.__dict__[name] = value
@@ -85,8 +89,8 @@ def assign(model: nn.Module, values: Mapping[Place, int]) -> Callable[[], None]:
     return revert
 
 
-def _tracked(place: Place, value: int) -> int:
-    return TrackedInt(value, place)
+def _tracked(escapes: set[Origin], place: Place, value: int) -> int:
+    return TrackedInt(value, place, escapes)
 
 
 def _assigned(values: Mapping[Place, int], needed: set[Place], place: Place, value: int) -> int:

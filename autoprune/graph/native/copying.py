@@ -38,8 +38,8 @@ def place_tensors(native: nn.Module, dense_model: nn.Module, module: TracedModul
     parameters = dict(dense_model.named_parameters(remove_duplicate=False))
     buffers = dict(native.named_buffers(remove_duplicate=False))
     for name in module.state_dict():
-        if name not in parameters and name not in buffers:
-            return f"'{name}' is not a parameter or buffer of the model's class"
+        if name not in parameters and name not in buffers and name in module.program.parameters:
+            return f"'{name}' is not a parameter of the model's class"
     new = _new_parameters(parameters, tensors)
     for submodule in native.modules():
         for leaf, parameter in submodule._parameters.items():
@@ -81,12 +81,15 @@ def _replaced(value: Any, new: Mapping[int, nn.Parameter]) -> Any:
     return value
 
 
-def place_sizes(native: nn.Module, module: TracedModule) -> None:
-    """Sizes of the modules that the trace lifted operators to."""
+def place_sizes(native: nn.Module, module: TracedModule) -> set[tuple[str, str]]:
+    """Set the sizes of the modules that the trace lifted operators to; returns (module, attribute) of each."""
+    placed = set()
     for path, traced in module.named_modules():
-        if type(traced) is nn.Module or path == "":
+        if type(traced) in (nn.Module, nn.Dropout) or path == "":
             continue
         owner = native.get_submodule(path)
         for attribute in _SIZES:
             if hasattr(traced, attribute) and attribute in vars(owner):
                 vars(owner)[attribute] = getattr(traced, attribute)
+                placed.add((path, attribute))
+    return placed

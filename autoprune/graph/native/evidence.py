@@ -22,6 +22,11 @@ from autoprune.graph.native.tracked import Origin
 from autoprune.graph.program import Operation, Program, Size
 
 _SHAPED = ("view", "reshape", "expand", "unflatten", "zeros", "ones", "empty", "new_zeros", "new_ones", "new_empty")
+# An operand of these is a number, not a size: the trace keeps it as it is.
+_ARITHMETIC = frozenset(
+    "mul rmul imul div rdiv idiv truediv rtruediv itruediv add radd iadd sub rsub isub pow rpow ipow floordiv "
+    "rfloordiv floor_divide true_divide multiply subtract eq ne lt le gt ge clamp clamp_min clamp_max".split()
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,9 @@ class Evidence:
         """The meaning of every tracked integer of a call; of those nothing is known of, no values."""
         matches = [self._matches(result, use.function) for result in use.results]
         for key, integer in use.integers:
+            if use.function.strip("_") in _ARITHMETIC:
+                yield Meaning(integer.origin, (int(integer),), True)
+                continue
             exact = self._by_shape(use, key, matches) or self._by_argument(use, key, int(integer), matches)
             if exact:
                 yield Meaning(integer.origin, exact, True)

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
 from autoprune.graph.module import TracedModule
-from autoprune.graph.native.attributes import assign, tracked
+from autoprune.graph.native.attributes import assign
 from autoprune.graph.native.compare import Call, Reference, calls_of, evaluating
 from autoprune.graph.native.copying import copied, dense_tensors, place_sizes, place_tensors
 from autoprune.graph.native.evidence import Evidence
@@ -73,14 +73,17 @@ class _Patching:
             return f"the traced module does not run on these inputs: {_first_line(error)}"
         recording = self._recorded()
         samples = self._samples(recording)
-        solution = solve(self._native, recording.uses, Evidence(self._module.program, self._module.widths, samples))
+        solution = solve(self._native, recording, Evidence(self._module.program, self._module.widths, samples))
         if reason := place_tensors(self._native, self._dense, self._module):
             return reason
-        place_sizes(self._native, self._module)
+        placed = place_sizes(self._native, self._module)
+        if reason := _unequal_attention(self._native):
+            return reason
         scalings = list(self._scalings(recording, samples))
         first = ""
         for values in solution.assignments(self._native):
-            revert = assign(self._native, values)
+            others = {place: n for place, n in values.items() if (place.module, place.path[0]) not in placed}
+            revert = assign(self._native, others)
             reason = self._compared(reference, scalings)
             if not reason:
                 return ""
@@ -90,10 +93,9 @@ class _Patching:
 
     def _recorded(self) -> Recording:
         try:
-            with tracked(self._native):
-                return record(self._native, self._calls[0])
+            return record(self._native, self._calls[0])
         except _REFUSALS:  # a class that looks into its integers: what its parameters say has to do
-            return Recording((), ())
+            return Recording((), (), frozenset())
 
     def _samples(self, recording: Recording) -> dict[str, Sample]:
         shapes = {s.shape for use in recording.uses for s in (*use.results, *use.operands) if isinstance(s, Sample)}
@@ -129,6 +131,19 @@ class _Patching:
             restore()
             reasons.append(reason)
         return f"the model's class {reasons[0]} at these sizes"
+
+
+def _unequal_attention(native: nn.Module) -> str:
+    """`nn.MultiheadAttention` reads the width of its input as that of its heads together."""
+    for path, module in native.named_modules():
+        if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+            heads, width = module.in_proj_weight.shape[0] // 3, module.in_proj_weight.shape[1]
+            if heads != width:
+                return (
+                    f"nn.MultiheadAttention '{path}' cannot have heads of {heads} features together on inputs of "
+                    f"{width}; keep as many of both"
+                )
+    return ""
 
 
 def _multiply(native: nn.Module, scaling: Scaling) -> Callable[[], None]:

@@ -14,10 +14,12 @@ from torch.utils import _pytree as pytree
 
 from autoprune.graph.dimension import Batch, size
 from autoprune.graph.module import TracedModule
-from autoprune.graph.native.tracked import TrackedInt, plain, tracked_integers
+from autoprune.graph.native.attributes import tracked
+from autoprune.graph.native.tracked import Origin, TrackedInt, plain, tracked_integers
 from autoprune.graph.program import Program
 
 _PLACES = 64  # values looked at when two tensors are compared
+_ROUNDING = 1e-4  # of the largest value: both runs take the same kernels, or nearly
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +33,8 @@ class Sample:
         """Whether both are of one tensor, up to rounding."""
         if self.shape != other.shape:
             return False
-        return torch.allclose(self.values, other.values, rtol=1e-3, atol=1e-6, equal_nan=True)
+        largest = float(self.values.abs().max()) if self.values.numel() else 0.0
+        return torch.allclose(self.values, other.values, rtol=0.0, atol=_ROUNDING * largest, equal_nan=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +63,12 @@ class Recording:
     Attributes:
         uses: calls with tracked integers, in order.
         attentions: results of attention that was given no scale, and so took it from the width.
+        escapes: origins of integers that became floats.
     """
 
     uses: tuple[Use, ...]
     attentions: tuple[Sample, ...]
+    escapes: frozenset[Origin]
 
 
 class Recorder(TorchFunctionMode):
@@ -151,9 +156,9 @@ def observing(program: Program, names: Sequence[str]) -> Program:
 
 
 def record(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Recording:
-    """Run a model whose integers are tracked, and return where they were used."""
+    """Run a model with tracked integers, and return where they were used."""
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     recorder = Recorder({id(tensor): name for name, tensor in reversed(named)})
-    with torch.no_grad(), recorder:
+    with tracked(model) as escapes, torch.no_grad(), recorder:
         model(*call[0], **call[1])
-    return Recording(tuple(recorder.uses), tuple(recorder.attentions))
+    return Recording(tuple(recorder.uses), tuple(recorder.attentions), frozenset(escapes))

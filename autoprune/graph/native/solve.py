@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.graph.native.attributes import configurations, integers
 from autoprune.graph.native.evidence import Evidence, Meaning
-from autoprune.graph.native.recording import Use
+from autoprune.graph.native.recording import Recording
 from autoprune.graph.native.tracked import Place, evaluate, places
 
 # Attributes that no operation of the trace reads are set too where their name says that they are a size.
@@ -56,10 +56,10 @@ class Solution:
             yield {**self.values, **chosen}
 
 
-def solve(model: nn.Module, uses: Sequence[Use], evidence: Evidence) -> Solution:
+def solve(model: nn.Module, recording: Recording, evidence: Evidence) -> Solution:
     """Combine every use of every attribute, then name what was not used."""
     dense = integers(model)
-    meanings = [meaning for use in uses for meaning in evidence.meanings(use)]
+    meanings = [meaning for use in recording.uses for meaning in evidence.meanings(use)]
     values: dict[Place, int] = {}
     candidates: dict[Place, tuple[int, ...]] = {}
     conflicts: list[str] = []
@@ -77,6 +77,8 @@ def solve(model: nn.Module, uses: Sequence[Use], evidence: Evidence) -> Solution
         pool = found or evidence.values_of(dense[place], evidence.parameters_under(place.module))
         choices = (*pool, dense[place]) if sized or exact else (dense[place], *pool)
         candidates[place] = tuple(dict.fromkeys(choices))
+    for place in (place for origin in recording.escapes for place in places(origin) if place not in used):
+        values[place] = dense[place]  # only ever a float, such as a scale, and that stays the trained one
     _by_sums(candidates, values, meanings)
     _unused(model, dense, used, values, evidence)
     return Solution(values, candidates, tuple(conflicts))
@@ -131,7 +133,7 @@ def _unused(
     objects = configurations(model)
     read = {objects[place] for place in used if place in objects}
     for place, size in dense.items():
-        if place in used or objects.get(place) in read or not _names_a_size(place):
+        if place in used or place in values or objects.get(place) in read or not _names_a_size(place):
             continue
         found = evidence.values_of(size, evidence.parameters_under(place.module))
         if len(found) == 1:

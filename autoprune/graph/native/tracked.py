@@ -31,15 +31,41 @@ _OPERATORS: dict[str, Callable[[int, int], int]] = {
 
 
 class TrackedInt(int):
-    """An int with its origin. Sums, products, quotients and remainders with ints stay tracked; all else is plain."""
+    """An int with its origin. Sums, products, quotients and remainders with ints stay tracked; all else is plain.
+
+    Attributes:
+        origin: where it comes from.
+        escapes: takes the origin of every tracked integer that became a float, as a scale does.
+    """
 
     origin: Origin
+    escapes: set[Origin]
 
-    def __new__(cls, value: int, origin: Origin | None = None) -> TrackedInt:
+    def __new__(cls, value: int, origin: Origin | None = None, escapes: set[Origin] | None = None) -> TrackedInt:
         """`value`, known to come from `origin`."""
         made = super().__new__(cls, value)
         made.origin = int(value) if origin is None else origin
+        made.escapes = set() if escapes is None else escapes
         return made
+
+    def _escaped(self) -> int:
+        self.escapes.add(self.origin)
+        return int(self)
+
+    def __float__(self) -> float:
+        return float(self._escaped())
+
+    def __truediv__(self, other: Any) -> Any:
+        return self._escaped() / other
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / self._escaped()
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:
+        return pow(self._escaped(), other, modulo)
+
+    def __rpow__(self, other: Any, modulo: Any = None) -> Any:
+        return pow(other, self._escaped(), modulo)
 
 
 def _origin(value: int) -> Origin:
@@ -50,7 +76,8 @@ def _forward(name: str) -> Callable[[TrackedInt, Any], Any]:
     def method(self: TrackedInt, other: Any) -> Any:
         if not isinstance(other, int):
             return NotImplemented
-        return TrackedInt(_OPERATORS[name](int(self), int(other)), (name, self.origin, _origin(other)))
+        value = _OPERATORS[name](int(self), int(other))
+        return TrackedInt(value, (name, self.origin, _origin(other)), self.escapes)
 
     return method
 
@@ -59,7 +86,8 @@ def _reflected(name: str) -> Callable[[TrackedInt, Any], Any]:
     def method(self: TrackedInt, other: Any) -> Any:
         if not isinstance(other, int):
             return NotImplemented
-        return TrackedInt(_OPERATORS[name](int(other), int(self)), (name, _origin(other), self.origin))
+        value = _OPERATORS[name](int(other), int(self))
+        return TrackedInt(value, (name, _origin(other), self.origin), self.escapes)
 
     return method
 
