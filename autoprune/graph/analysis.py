@@ -11,7 +11,7 @@ from autoprune.graph import algebra
 from autoprune.graph.algebra import Atom, Expression, constant, freeze, leaves, resolve
 from autoprune.graph.dimension import Batch, Concatenation, Constant, Dimension, Product, Width, groups_of, has_batch
 from autoprune.graph.graph import DependencyGroup, Frozen, Member
-from autoprune.graph.lift import module_path
+from autoprune.graph.lift import module_path, owner_of
 from autoprune.graph.program import Operation, Program, Ref, Size, Value
 from autoprune.graph.rules import Call, Dims, apply
 
@@ -182,7 +182,7 @@ class Analysis:
                 for atom in leaves(dimension):
                     if (name, axis) not in self._consumed:
                         unit = "hidden" if "linear" in owners[name].target else "channel"
-                        produced.setdefault(atom, (owners[name].module or name, atom.unit or unit))
+                        produced.setdefault(atom, (owners[name].module or owner_of(name), atom.unit or unit))
         labels: dict[Atom, tuple[str, str]] = {}
         taken: set[str] = set()
         for atom, (base, unit) in produced.items():

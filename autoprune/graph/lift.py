@@ -166,6 +166,11 @@ def make_module(operation: Operation, program: Program, widths: Widths, tensors:
     return maker(operation, rank, widths, {**dict.fromkeys(roles), **tensors})
 
 
+def owner_of(parameter: str) -> str:
+    """`attn.c_attn.weight` -> `attn.c_attn`; names of other parameters (`pos_embed`) as they are."""
+    return parameter.removesuffix(".weight").removesuffix(".bias")
+
+
 def module_path(target: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str | None:
     """The path of the module whose `weight`, `bias`, ... these arguments are; None where it cannot be lifted."""
     if target not in LIFTED:

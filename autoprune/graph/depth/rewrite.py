@@ -7,6 +7,7 @@ from typing import Any
 
 from autoprune.graph.depth.flow import CHANNELS, Flow, Known, kind_of
 from autoprune.graph.dimension import Constant, Dimension
+from autoprune.graph.lift import owner_of
 from autoprune.graph.program import Operation, Program, Ref, Value
 
 _BIAS_POSITION = {"group_norm": 3, "layer_norm": 3}  # elsewhere it is argument 2
@@ -131,7 +132,9 @@ class Rewrite:
             bias = operation.argument(_BIAS_POSITION.get(kind, 2), "bias")
             alone = isinstance(bias, Ref) and bias.name in self._program.parameters and self._readers[bias.name] == 1
             return bias.name if alone else None
-        if kind in ("dropout", "clone", "contiguous"):
+        if kind in ("addmm", "embedding") and isinstance(operation.args[0], Ref):
+            return self._table(operation.args[0].name, axis, dimensions)
+        if self._passes(operation, kind, axis):
             return self._bias(operation.args[0].name, axis, depth + 1)
         if kind != "add" or operation.kwargs or operation.name in self._flow.merges:
             return None
@@ -140,8 +143,15 @@ class Rewrite:
         deeper = (self._bias(n, axis, depth + 1) for n in summands if self._program.values[n].dimensions == dimensions)
         return next((bias for bias in (*found, *deeper) if bias is not None), None)
 
+    def _passes(self, operation: Operation, kind: str, axis: int | None) -> bool:
+        """Whether what is added to its operand along `axis` is added to its result."""
+        if kind in ("view", "reshape"):
+            ends = [self._program.values[name].dimensions[-1:] for name in (operation.args[0].name, operation.name)]
+            return axis in (None, -1) and ends[0] == ends[1]
+        return kind in ("dropout", "clone", "contiguous")
+
     def _table(self, name: str, axis: int | None, dimensions: tuple[Dimension, ...]) -> str | None:
-        """A parameter that is added as it is, such as an embedding of positions, if it holds the axis."""
+        """A parameter that is added as it is, whole or row by row, such as an embedding of positions."""
         if name not in self._program.parameters or self._readers.get(name) != 1:
             return None
         own = self._program.values[name].dimensions
@@ -149,11 +159,7 @@ class Rewrite:
 
     def _parameter(self, held: str) -> str:
         """A new parameter that holds a constant, named after the last module of its branch."""
-        operation: Operation | None = self._operation(held)
-        while operation is not None and (operation.module is None or kind_of(operation) == "dropout"):
-            before = [name for name in operation.refs() if name in self._flow.constants]
-            operation = self._operation(before[0]) if before else None
-        name = f"{operation.module if operation is not None else held}.constant"
+        name = f"{self._end(held)}.constant"
         while name in self._constants or name in self._program.values:
             name += "_"
         value, known = self._program.values[held], self._flow.constants[held]
@@ -162,8 +168,19 @@ class Rewrite:
         self._folds.append(Fold(held, known.axis, name, added=False))
         return name
 
-    def _operation(self, name: str) -> Operation:
-        return next(op for op in self._program.operations if name in op.results)
+    def _end(self, held: str) -> str:
+        """The last module of the branch that ends in the constant `held`."""
+        operations = {name: op for op in self._program.operations for name in op.results}
+        name: str | None = held
+        while name is not None:
+            operation = operations[name]
+            if operation.module is not None and kind_of(operation) != "dropout":
+                return operation.module
+            owners = [owner_of(read) for read in operation.refs() if read in self._program.parameters]
+            if owners:
+                return owners[0]
+            name = next((read for read in operation.refs() if read in self._flow.constants), None)
+        return held
 
     def _renamed(self, operation: Operation) -> Operation:
         def visit(item: Any) -> Any:
