@@ -139,9 +139,15 @@ class Rewrite:
         if kind != "add" or operation.kwargs or operation.name in self._flow.merges:
             return None
         summands = [argument.name for argument in operation.args if isinstance(argument, Ref)]
-        found = (self._table(summand, axis, dimensions) for summand in summands)
-        deeper = (self._bias(n, axis, depth + 1) for n in summands if self._program.values[n].dimensions == dimensions)
+        holding = [name for name in summands if self._holds(name, axis, dimensions)]
+        found = (self._table(name, axis, dimensions) for name in holding)
+        deeper = (self._bias(name, axis, depth + 1) for name in holding)
         return next((bias for bias in (*found, *deeper) if bias is not None), None)
+
+    def _holds(self, name: str, axis: int | None, dimensions: tuple[Dimension, ...]) -> bool:
+        """Whether what is added to a summand along `axis` reaches all of the sum, whose dimensions these are."""
+        own = self._program.values[name].dimensions
+        return axis is None or (-axis <= len(own) and own[axis] == dimensions[axis])
 
     def _passes(self, operation: Operation, kind: str, axis: int | None) -> bool:
         """Whether what is added to its operand along `axis` is added to its result."""
@@ -152,10 +158,8 @@ class Rewrite:
 
     def _table(self, name: str, axis: int | None, dimensions: tuple[Dimension, ...]) -> str | None:
         """A parameter that is added as it is, whole or row by row, such as an embedding of positions."""
-        if name not in self._program.parameters or self._readers.get(name) != 1:
-            return None
-        own = self._program.values[name].dimensions
-        return name if axis is None or (-axis <= len(own) and own[axis] == dimensions[axis]) else None
+        alone = name in self._program.parameters and self._readers.get(name) == 1
+        return name if alone and self._holds(name, axis, dimensions) else None
 
     def _parameter(self, held: str) -> str:
         """A new parameter that holds a constant, named after the last module of its branch."""
