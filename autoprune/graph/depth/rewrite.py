@@ -134,7 +134,7 @@ class Rewrite:
             return bias.name if alone else None
         if kind in ("addmm", "embedding") and isinstance(operation.args[0], Ref):
             return self._table(operation.args[0].name, axis, dimensions)
-        if self._passes(operation, kind, axis):
+        if isinstance(operation.args[0], Ref) and self._passes(operation, kind, axis):
             return self._bias(operation.args[0].name, axis, depth + 1)
         if kind != "add" or operation.kwargs or operation.name in self._flow.merges:
             return None
@@ -154,7 +154,8 @@ class Rewrite:
         if kind in ("view", "reshape"):
             ends = [self._program.values[name].dimensions[-1:] for name in (operation.args[0].name, operation.name)]
             return axis in (None, -1) and ends[0] == ends[1]
-        return kind in ("dropout", "clone", "contiguous")
+        same = self._program.values[operation.args[0].name].dtype == self._program.values[operation.name].dtype
+        return kind in ("dropout", "clone", "contiguous", "to", "_to_copy") and same
 
     def _table(self, name: str, axis: int | None, dimensions: tuple[Dimension, ...]) -> str | None:
         """A parameter that is added as it is, whole or row by row, such as an embedding of positions."""
