@@ -84,7 +84,8 @@ def concatenation(parts: Iterable[Expression]) -> Expression:
         resolved = resolve(part)
         for piece in resolved if isinstance(resolved, Sum) else [resolved]:
             if _is_constant(piece) and flat and _is_constant(flat[-1]):
-                flat.append(constant(size(flat.pop()) + size(piece), "is a joined constant"))
+                left = cast(Atom, flat.pop())
+                flat.append(constant(left.size + size(piece), left.frozen or ""))
             elif size(piece) != 0:
                 flat.append(piece)
     return flat[0] if len(flat) == 1 else Sum(flat)
@@ -258,8 +259,8 @@ def unify(first: Expression, second: Expression, why: str) -> None:
 
 
 def _freeze_both(a: Expression, b: Expression, why: str) -> None:
-    freeze(a, f"cannot be matched in {why}")
-    freeze(b, f"cannot be matched in {why}")
+    freeze(a, f"{why}: its operands cannot be matched unit by unit")
+    freeze(b, f"{why}: its operands cannot be matched unit by unit")
 
 
 def _merge(a: Atom, b: Atom) -> None:
@@ -272,7 +273,7 @@ def _merge(a: Atom, b: Atom) -> None:
 
 def _bind(atom: Atom, structure: Expression, why: str) -> None:
     if any(leaf is atom for leaf in leaves(structure)):
-        freeze(structure, f"is tied to a part of itself in {why}")
+        freeze(structure, f"{why}: ties it to a part of itself")
         return
     if atom.frozen is not None:
         freeze(structure, atom.frozen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +18,11 @@ from autoprune.graph.rules import Call, Dims, apply
 
 _PERMUTATIONS = (
     "aten.permute.default", "aten.transpose.int", "aten.t.default", "aten.numpy_T.default", "aten.detach.default",
-    "aten.alias.default", "aten.contiguous.default", "aten.clone.default",
+    "aten.alias.default", "aten.contiguous.default", "aten.clone.default", "aten.to.dtype", "aten._to_copy.default",
 )  # fmt: skip
+
+
+_HIDDEN = re.compile("linear|mm|matmul|einsum|embedding|lstm|gru|rnn")  # their outputs are features, not channels
 
 
 @dataclass
@@ -181,7 +185,7 @@ class Analysis:
             for axis, dimension in enumerate(self._dims[name]):
                 for atom in leaves(dimension):
                     if (name, axis) not in self._consumed:
-                        unit = "hidden" if "linear" in owners[name].target else "channel"
+                        unit = "hidden" if _HIDDEN.search(owners[name].target) else "channel"
                         produced.setdefault(atom, (owners[name].module or owner_of(name), atom.unit or unit))
         labels: dict[Atom, tuple[str, str]] = {}
         taken: set[str] = set()

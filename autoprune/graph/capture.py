@@ -139,11 +139,13 @@ def _export(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What torch logs of a failed attempt is in the error that it raises, too."""
+    """What torch logs of a failed attempt is in the error that it raises, too; what layers cache is restored."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.ERROR))
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*assigned during export", UserWarning)
+            yield
     finally:
         logging.disable(before)
 

@@ -48,8 +48,17 @@ _SUMMED: dict[str, tuple[tuple[int, int], ...]] = {
     "conv_transpose2d": ((0, 1),),
     "conv_transpose3d": ((0, 1),),
     "scaled_dot_product_attention": ((0, -1),),
+    "mv": ((0, -1),),
+    "dot": ((0, -1),),
+    "vdot": ((0, -1),),
+    "addmv": ((1, -1),),
+    "cdist": ((0, -1), (1, -1)),
 }
-_REDUCTIONS = ("mean", "var", "std", "sum", "linalg_vector_norm")
+_REDUCTIONS = (
+    "mean", "var", "std", "sum", "nansum", "amax", "amin", "logsumexp", "var_mean", "std_mean", "linalg_vector_norm",
+    "norm",
+)  # fmt: skip
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
 class Oracle:
@@ -90,6 +99,13 @@ class Oracle:
             return self._norm(name, operation, args, call)
         if name in _REDUCTIONS:
             return self._reduction(operation, args, kwargs, call)
+        if name == "_weight_norm":
+            kept = [axis for axis in range(args[0].ndim) if axis != operation.argument(2, "dim", 0)]
+            return self._restricted(operation, args, kept, call)
+        if name == "batch_norm" and (args[5] or args[3] is None):
+            return self._restricted(operation, args, [0, *range(2, args[0].ndim)], call)
+        if name in _RECURRENT:
+            args[2] = [self._columns(w, ref) for w, ref in zip(args[2], operation.args[2], strict=True)]
         if name == "einsum":
             args[1] = self._einsum_operands(operation, args)
         for position, axis in _SUMMED.get(name, ()):
@@ -115,20 +131,36 @@ class Oracle:
         gone = np.setdiff1d(np.arange(tensor.shape[axis]), index.numpy())
         return tensor.index_fill(axis, torch.from_numpy(gone), 0.0)
 
+    def _columns(self, weight: Tensor, ref: Any) -> Tensor:
+        return self._zeroed(weight, self._dims(ref), 1) if weight.ndim == 2 else weight
+
     def _einsum_operands(self, operation: Operation, args: list[Any]) -> list[Tensor]:
-        left, _, right = args[0].replace(" ", "").partition("->")
-        first, letters = args[1][0], left.split(",")[0]
-        for axis, letter in enumerate(letters):
-            if letter not in right:
+        """The first operand, zeroed along the letters that vanish; those behind an ellipsis count from the end."""
+        left, arrow, right = args[0].replace(" ", "").partition("->")
+        first = args[1][0]
+        head, _, tail = left.split(",")[0].partition("...")
+        for axis, letter in [*enumerate(head), *enumerate(tail, start=-len(tail))]:
+            if letter not in right if arrow else left.count(letter) > 1:
                 first = self._zeroed(first, self._dims(operation.args[1][0]), axis)
         return [first, *args[1][1:]]
+
+    def _restricted(self, operation: Operation, args: list[Any], axes: list[int], call: Callable[..., Any]) -> Tensor:
+        """A statistic over `axes` of the first operand: computed on their kept units, zeros in the place of others."""
+        x, dims = args[0], self._dims(operation.args[0])
+        found = {axis: self._index(dims[axis], x.shape[axis]) for axis in axes}
+        places = [found.get(axis) for axis in range(x.ndim)]
+        index = [torch.arange(n) if place is None else place for place, n in zip(places, x.shape, strict=True)]
+        grid = torch.meshgrid(*index, indexing="ij")
+        result = torch.zeros_like(x)
+        result[grid] = call(x[grid], *args[1:])
+        return result
 
     def _reduction(
         self, operation: Operation, args: list[Any], kwargs: dict[str, Any], call: Callable[..., Any]
     ) -> Any:
         """Over the kept units of whatever is reduced."""
         dims = self._dims(operation.args[0])
-        axes = operation.argument(2 if "vector_norm" in operation.target else 1, "dim")
+        axes = operation.argument(2 if "norm" in operation.target else 1, "dim")
         chosen = range(len(dims)) if axes in (None, ()) else [axes] if isinstance(axes, int) else axes
         x = args[0]
         for axis in chosen:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from autoprune.graph import trace
 from autoprune.graph.dimension import units_of
@@ -54,6 +55,8 @@ class Attention(nn.Module):
     """Self-attention over (n, 6, 5), in the ways that people write it."""
 
     places: Tensor
+    cosine: Tensor
+    sine: Tensor
 
     SHAPE = (6, 5)
 
@@ -68,6 +71,8 @@ class Attention(nn.Module):
             self.k, self.v = nn.Linear(8, kv_heads * width), nn.Linear(8, kv_heads * width)
         self.bias = nn.Parameter(torch.randn(9, heads))
         self.register_buffer("places", torch.arange(36) % 9)
+        self.register_buffer("cosine", torch.cos(torch.arange(24.0).view(6, 4)))
+        self.register_buffer("sine", torch.sin(torch.arange(24.0).view(6, 4)))
         self.project, self.out = nn.Linear(heads * width, 8), nn.Linear(8, 2)
         self.scale = width**-0.5
 
@@ -92,6 +97,19 @@ class Attention(nn.Module):
         if self.kind == "einsum":
             weights = torch.einsum("bhid,bhjd->bhij", q, k) * self.scale
             return torch.einsum("bhij,bhjd->bhid", weights.softmax(-1), v)
+        if self.kind == "rotary":
+            q, k = (z * self.cosine + torch.cat([-z[..., 2:], z[..., :2]], -1) * self.sine for z in (q, k))
+            return F.scaled_dot_product_attention(q, k, v)
+        if self.kind == "complex rotary":
+            turn = torch.polar(torch.ones(6, 2), torch.arange(12.0).view(6, 2))
+            pairs = (torch.view_as_complex(z.reshape(*z.shape[:3], 2, 2)) * turn for z in (q, k))
+            q, k = (torch.view_as_real(z).flatten(3) for z in pairs)
+            return F.scaled_dot_product_attention(q, k, v)
+        if self.kind == "causal":
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+        if self.kind == "masked":
+            mask = (self.places.view(6, 6) > 2) | torch.eye(6, dtype=torch.bool)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=0.0)
         if self.kind == "by hand":
             table = self.bias[self.places].view(6, 6, self.heads).permute(2, 0, 1)
             return (q @ k.transpose(-2, -1) * self.scale + table).softmax(-1) @ v
@@ -101,6 +119,87 @@ class Attention(nn.Module):
         x = self.embed(x)
         mixed = self.attend(*self.projected(self.norm(x))).transpose(1, 2).flatten(2)
         y: Tensor = self.out(x + self.project(mixed))
+        return y
+
+
+class Standardised(nn.Conv2d):
+    """A convolution whose weights are standardised each time, as NFNet and BiT have it."""
+
+    def __init__(self) -> None:
+        super().__init__(8, 6, 3, padding=1)
+        self.gain = nn.Parameter(torch.rand(6) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(flat, None, None, self.gain, training=True, momentum=0.0).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+class Across(nn.Module):
+    """A layer over the transposed features."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x.transpose(1, 2))
+        return y
+
+
+class Prepended(nn.Module):
+    """A class token in front, and positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token, self.places = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.randn(1, 7, 12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places
+
+
+class Voted(nn.Module):
+    """Products with vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.vector = nn.Parameter(torch.randn(12))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.vector + torch.dot(self.vector, self.vector)
+
+
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` on one input."""
+
+    def __init__(self, inner: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x, x, x, need_weights=False)[0]
+        return y
+
+
+class Experts(nn.Module):
+    """A mixture of experts with static shapes: every token weighs the outputs of its two best experts."""
+
+    SHAPE = (6, 5)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.out = nn.Linear(5, 8), nn.Linear(8, 2)
+        self.router = nn.Linear(8, 4, bias=False)
+        self.gate_up, self.down = nn.Parameter(torch.randn(4, 8, 14)), nn.Parameter(torch.randn(4, 7, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.embed(x)
+        flat = h.flatten(0, 1)
+        weights, chosen = self.router(flat).softmax(-1).topk(2, dim=-1)
+        scores = torch.zeros(flat.shape[0], 4).scatter(1, chosen, weights)
+        gate, up = torch.bmm(flat.expand(4, -1, -1), self.gate_up).chunk(2, dim=-1)
+        mixed = torch.bmm(F.silu(gate) * up, self.down) * scores.t()[:, :, None]
+        y: Tensor = self.out(h + mixed.sum(0).view_as(h))
         return y
 
 
@@ -176,6 +275,73 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "movedim": lambda: Tokens(lambda x: x.movedim(2, 1).movedim(1, 2)),
     "topk": lambda: Tokens(lambda x: x.topk(6, dim=1).values),
     "squeeze": lambda: Tokens(lambda x: x.unsqueeze(1).squeeze(1)),
+    "batch_norm without running statistics": lambda: Tokens(
+        lambda x: F.batch_norm(x.transpose(1, 2), None, None, training=True).transpose(1, 2)
+    ),
+    "weight_norm": lambda: Images(F.relu, 6, weight_norm(nn.Conv2d(8, 6, 3, padding=1))),
+    "spectral_norm": lambda: Images(F.relu, 6, spectral_norm(nn.Conv2d(8, 6, 3, padding=1))),
+    "standardised weights": lambda: Images(F.relu, 6, Standardised()),
+    "conv_transpose2d, grouped": lambda: Images(F.relu, 12, nn.ConvTranspose2d(8, 12, 2, 2, groups=4)),
+    "conv_transpose2d, depthwise": lambda: Images(F.relu, 16, nn.ConvTranspose2d(8, 16, 2, 2, groups=8)),
+    "conv_transpose1d": lambda: Tokens(lambda x: x.transpose(1, 2), 8, Across(nn.ConvTranspose1d(12, 8, 1))),
+    "conv1d": lambda: Tokens(lambda x: x.transpose(1, 2), 8, Across(nn.Conv1d(12, 8, 3, padding=1, groups=2))),
+    "conv3d": lambda: Images(lambda x: x.squeeze(2), 6, nn.Sequential(nn.Unflatten(1, (8, 1)), nn.Conv3d(8, 6, 1))),
+    "glu": lambda: Images(lambda x: F.glu(x, 1), 4),
+    "instance_norm without weights": lambda: Images(F.relu, inner=nn.InstanceNorm2d(8)),
+    "unfold and fold": lambda: Images(lambda x: F.fold(F.unfold(x, 2, stride=2), (8, 8), 2, stride=2)),
+    "unfold": lambda: Images(lambda x: F.unfold(x, 2, stride=2).unflatten(2, (4, 4)), 32),
+    "unfold of a tensor": lambda: Images(lambda x: x.unfold(3, 2, 2).flatten(3)),
+    "reflection_pad": lambda: Images(lambda x: F.pad(x, (1, 1, 1, 1), mode="reflect")),
+    "pixels sampled from a grid": lambda: Images(
+        lambda x: F.grid_sample(x, torch.zeros(1, 4, 4, 2).expand(x.shape[0], 4, 4, 2), align_corners=False)
+    ),
+    "max_pool with places": lambda: Images(lambda x: F.max_pool2d(x, 2, return_indices=True)[0]),
+    "adaptive pools": lambda: Images(lambda x: F.adaptive_avg_pool2d(x, 2) + F.adaptive_max_pool2d(x, 2)),
+    "max over channels": lambda: Images(lambda x: x * torch.sigmoid(x.amax(1, keepdim=True))),
+    "logsumexp over channels": lambda: Images(lambda x: x - x.logsumexp(1, keepdim=True)),
+    "largest channel": lambda: Images(lambda x: x * x.max(1, keepdim=True).values + x.argmax(1, keepdim=True)),
+    "aminmax": lambda: Tokens(lambda x: x - torch.aminmax(x, dim=1, keepdim=True).min),
+    "var_mean": lambda: Tokens(lambda x: (x - torch.var_mean(x, -1, keepdim=True)[1]) / (1 + x.std(-1, keepdim=True))),
+    "softmax over channels": lambda: Tokens(lambda x: x.softmax(-1) + x.log_softmax(1)),
+    "cumulative": lambda: Tokens(lambda x: x.cumsum(1) + x.cumprod(2)),
+    "diff": lambda: Tokens(lambda x: x.diff(dim=1)),
+    "sort": lambda: Tokens(lambda x: x.sort(1).values + x.sort(2, descending=True).values),
+    "prod": lambda: Tokens(lambda x: x + x.prod(1, keepdim=True)),
+    "indices apart": lambda: Tokens(lambda x: x.view(-1, 6, 3, 4)[:, torch.tensor([0, 1]), :, torch.tensor([1, 2])], 3),
+    "indexed by a mask": lambda: Tokens(lambda x: x.index_put((torch.tensor([0, 2]),), x.new_ones(1, 6, 12))),
+    "index_add": lambda: Tokens(lambda x: x.index_add(1, torch.tensor([0, 2]), x[:, :2])),
+    "scatter": lambda: Tokens(lambda x: x.scatter(1, torch.zeros(1, 2, 12).long().expand(x.shape[0], 2, 12), x[:, :2])),
+    "take_along_dim": lambda: Tokens(lambda x: x.take_along_dim(x.argsort(1), 1)),
+    "class token": lambda: Tokens(F.relu, inner=Prepended()),
+    "zeros in front": lambda: Tokens(lambda x: torch.cat([torch.zeros(x.shape[0], 1, 12), x], 1)),
+    "bitwise": lambda: Tokens(lambda x: x.masked_fill(((x > 0) & (x < 1)) | ~(x > -1), 0.0)),
+    "type_as": lambda: Tokens(lambda x: torch.arange(6).type_as(x)[:, None] + x),
+    "einsum with an ellipsis": lambda: Tokens(lambda x: torch.einsum("...td,...sd->...ts", x, x), 6),
+    "einsum without an arrow": lambda: Tokens(lambda x: torch.einsum("btd,bsd", x, x).transpose(0, 1).mean(0), 6),
+    "matrix and vector": lambda: Tokens(F.relu, 6, inner=Voted()),
+    "cdist": lambda: Tokens(lambda x: torch.cdist(x, x), 6),
+    "rotary": lambda: Attention("rotary", width=4),
+    "rotary, complex": lambda: Attention("complex rotary", width=4),
+    "attention, causal with scale": lambda: Attention("causal"),
+    "attention, masked": lambda: Attention("masked"),
+    "attention, one key-value head": lambda: Attention("grouped query", kv_heads=1),
+    "nn.MultiheadAttention": lambda: Tokens(
+        F.relu, inner=SelfAttention(nn.MultiheadAttention(12, 3, batch_first=True))
+    ),
+    "nn.TransformerEncoderLayer": lambda: Tokens(F.relu, inner=nn.TransformerEncoderLayer(12, 3, 20, batch_first=True)),
+    "lstm": lambda: Tokens(lambda x: x[0], 14, nn.LSTM(12, 7, 2, batch_first=True, bidirectional=True)),
+    "gru": lambda: Tokens(lambda x: x[0], 7, nn.GRU(12, 7, batch_first=True)),
+    "rnn": lambda: Tokens(lambda x: x[0], 7, nn.RNN(12, 7, 2, batch_first=True, bias=False)),
+    "experts": lambda: Experts(),
+    **{
+        f"interpolate, {mode}": (lambda mode=mode: Images(lambda x: F.interpolate(x, size=5, mode=mode)))  # type: ignore[misc]
+        for mode in ("nearest", "nearest-exact", "bicubic", "area")
+    },
+    "interpolate, antialias": lambda: Images(lambda x: F.interpolate(x, size=5, mode="bilinear", antialias=True)),
+    "interpolate, linear": lambda: Tokens(lambda x: F.interpolate(x, size=5, mode="linear").mean(2, True), 1),
+    "interpolate, trilinear": lambda: Images(
+        lambda x: F.interpolate(x[:, :, None], size=(2, 5, 5), mode="trilinear").mean(2)
+    ),
     "reshape_as": lambda: Tokens(lambda x: (x.view(-1, 6, 3, 4) * 2).reshape_as(x)),
     "windows": lambda: Images(lambda x: x.view(-1, 8, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 4)),
     "written in part": lambda: Tokens(lambda x: _with_zero_token(x)),

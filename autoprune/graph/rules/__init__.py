@@ -10,6 +10,7 @@ freezes everything that it touches. To add one, see CONTRIBUTING.md.
 | `elementwise` | place by place, with broadcasting |
 | `contractions` | multiply and sum: convolutions, linear layers, matrix products, einsum, embeddings |
 | `attention` | scaled dot-product attention |
+| `recurrent` | LSTM, GRU and plain recurrent layers |
 | `norms` | batch, layer, group, instance and RMS normalisation |
 | `reductions` | sums, means, extrema, softmax, cumulative sums |
 | `pooling` | space resampled: pooling, interpolation, pixel shuffles |
@@ -28,6 +29,7 @@ from autoprune.graph.rules import (  # noqa: F401 - each registers its rules
     parts,
     places,
     pooling,
+    recurrent,
     reductions,
     shapes,
 )

@@ -74,13 +74,28 @@ class Call:
             name, axes = self.origins[argument.name]
             self.consumed.append((name, axes[axis]))
 
+    def freeze(self, dimension: Expression, why: str) -> None:
+        """No unit of it may be removed; the reason names this operator."""
+        freeze(dimension, f"{self.target}: {why}")
+
+    def unify(self, first: Expression, second: Expression) -> None:
+        """Both shrink together, unit by unit."""
+        unify(first, second, self.target)
+
+    def match(self, first: Dims, second: Dims) -> Dims:
+        """The dimensions of both shrink together, one by one."""
+        for mine, theirs in zip(first, second, strict=True):
+            self.unify(mine, theirs)
+        return [resolve(dimension) for dimension in first]
+
     def fixed(self, result: int = 0, start: int = 0) -> Dims:
         """Constant dimensions with the traced sizes of a result, from axis `start`."""
-        return [constant(units, f"is set by {self.target}") for units in self.shapes[result][start:]]
+        return [self.opaque(units, "sets this size") for units in self.shapes[result][start:]]
 
-    def opaque(self, units: int, reason: str) -> Expression:
+    def opaque(self, units: int, why: str) -> Expression:
         """A dimension of a result that nothing is known of; where it is a multiple of the batch, the batch is kept."""
-        if self.batch.size and units % self.batch.size == 0:  # its size is 0 where the model fixes it
+        reason = why if self.target in why else f"{self.target}: {why}"
+        if units and self.batch.size and units % self.batch.size == 0:  # its size is 0 where the model fixes it
             return product([self.batch, constant(units // self.batch.size, reason)])
         return constant(units, reason)
 
@@ -120,12 +135,18 @@ def apply(call: Call) -> list[Dims]:
     function = RULES.get(call.target)
     if function is None:
         return _frozen(call, f"operator {call.target} has no rule")
+    args, kwargs = list(call.args), dict(call.kwargs)
     try:
         dims: Any = function(call)
-    except AlgebraError as error:
-        call.followed, call.retarget = {}, None
-        return _frozen(call, f"{call.target}: {error}")
-    return dims if dims and isinstance(dims[0], list) else [dims]
+        results: list[Dims] = dims if dims and isinstance(dims[0], list) else [dims]
+        if [[size(dimension) for dimension in result] for result in results] != call.shapes:
+            raise AlgebraError("this form of it has no rule")
+    except (AlgebraError, TypeError, IndexError, ValueError, AttributeError) as error:
+        # A form of the operator that its rule does not foresee is frozen, too: it stops nobody's model.
+        call.args[:], call.kwargs, call.followed, call.retarget = args, kwargs, {}, None
+        why = error if isinstance(error, AlgebraError) else "this form of it has no rule"
+        return _frozen(call, f"{call.target}: {why}")
+    return results
 
 
 def _frozen(call: Call, reason: str) -> list[Dims]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autoprune.graph.algebra import AlgebraError, concatenation, constant, cut, freeze, resolve, size, unify
+from autoprune.graph.algebra import AlgebraError, concatenation, constant, cut, resolve, size
 from autoprune.graph.rules.call import Call, Dims, rule
 
 
@@ -11,7 +11,7 @@ def select(call: Call) -> Dims:
     """One index of a dimension, which stays whole."""
     x = call.of(call.args[0])
     axis = call.args[1] % len(x)
-    freeze(x[axis], "is indexed by select")
+    call.freeze(x[axis], "is indexed")
     return [d for position, d in enumerate(x) if position != axis]
 
 
@@ -27,11 +27,11 @@ def slice_(call: Call) -> Dims:
         return x
     try:
         if step != 1 or not isinstance(start, int):
-            raise AlgebraError("slice with a step")
-        start = start + total if start < 0 else start
+            raise AlgebraError("steps over units")
+        start = min(max(start + total if start < 0 else start, 0), total)
         before, middle, _ = cut(x[axis], [start, length, total - start - length])
     except AlgebraError as error:
-        freeze(x[axis], f"{call.target}: {error}")
+        call.freeze(x[axis], str(error))
         x[axis] = call.opaque(length, "is sliced")
         return x
     call.args[:], call.kwargs = [call.args[0], axis, start, start + length], {}
@@ -41,7 +41,10 @@ def slice_(call: Call) -> Dims:
     return [*x[:axis], middle, *x[axis + 1 :]]
 
 
-@rule("chunk.default", "split.Tensor", "split_with_sizes.default", "split.sizes", "tensor_split.sections")
+@rule(
+    "chunk.default", "split.Tensor", "split_with_sizes.default", "split.sizes", "tensor_split.sections",
+    "tensor_split.indices", "unsafe_chunk.default", "unsafe_split.Tensor", "unsafe_split_with_sizes.default",
+)  # fmt: skip
 def split(call: Call) -> list[Dims]:
     """A dimension cut into parts, whose sizes are made explicit."""
     x = call.of(call.args[0])
@@ -50,7 +53,7 @@ def split(call: Call) -> list[Dims]:
     try:
         parts = cut(x[axis], sizes)
     except AlgebraError as error:
-        freeze(x[axis], f"{call.target}: {error}")
+        call.freeze(x[axis], str(error))
         parts = [call.opaque(units, "is split") for units in sizes]
     call.args[:], call.kwargs = [call.args[0], None, axis], {}
     call.retarget = "aten.split_with_sizes.default"
@@ -63,11 +66,11 @@ def unbind(call: Call) -> list[Dims]:
     """All indices of a dimension, which stays whole."""
     x = call.of(call.args[0])
     axis = call.get(1, "dim", 0) % len(x)
-    freeze(x[axis], "is unbound")
+    call.freeze(x[axis], "is taken apart")
     return [[d for position, d in enumerate(x) if position != axis] for _ in call.shapes]
 
 
-@rule("cat.default")
+@rule("cat.default", "concat.default", "concatenate.default")
 def cat(call: Call) -> Dims:
     """`... a ..., ... b ... -> ... (a + b) ...`"""
     parts = [call.of(part) for part in call.args[0] if call.of(part) != [] and 0 not in map(size, call.of(part))]
@@ -75,7 +78,7 @@ def cat(call: Call) -> Dims:
     for other in parts[1:]:
         for position in range(len(other)):
             if position != axis:
-                unify(parts[0][position], other[position], call.target)
+                call.unify(parts[0][position], other[position])
     joined = concatenation(part[axis] for part in parts)
     return [joined if position == axis else resolve(d) for position, d in enumerate(parts[0])]
 
@@ -85,10 +88,13 @@ def stack(call: Call) -> Dims:
     """A new dimension over equal operands."""
     parts = [call.of(part) for part in call.args[0]]
     for other in parts[1:]:
-        for a, b in zip(parts[0], other, strict=True):
-            unify(a, b, call.target)
+        call.match(parts[0], other)
     axis = call.get(1, "dim", 0) % (len(parts[0]) + 1)
-    return [*map(resolve, parts[0][:axis]), constant(len(parts), "is stacked"), *map(resolve, parts[0][axis:])]
+    return [
+        *map(resolve, parts[0][:axis]),
+        constant(len(parts), f"{call.target}: counts what is stacked"),
+        *map(resolve, parts[0][axis:]),
+    ]
 
 
 @rule("pad.default", "constant_pad_nd.default")
@@ -102,9 +108,9 @@ def pad(call: Call) -> Dims:
         if before == 0 and after == 0:
             continue
         if mode != "constant" or before < 0 or after < 0:
-            freeze(x[axis], f"is padded by {call.target}")
-            x[axis] = constant(call.shapes[0][axis], "is padded")
+            call.freeze(x[axis], "is padded with its own values, or cut")
+            x[axis] = call.opaque(call.shapes[0][axis], "sets this size")
         else:
-            padding = [constant(n, "is padding") for n in (before, after)]
+            padding = [constant(n, f"{call.target}: is padding") for n in (before, after)]
             x[axis] = concatenation([padding[0], x[axis], padding[1]])
     return x

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoprune.graph.algebra import AlgebraError, Atom, constant, factor, freeze, product, size
-from autoprune.graph.rules.call import Call, Dims, rule
+from autoprune.graph.algebra import AlgebraError, Atom, constant, factor, product, size
+from autoprune.graph.rules.call import Call, Dims, broadcast, rule
 
 
 @rule(
     "view.default", "reshape.default", "_unsafe_view.default", "unflatten.int", "flatten.using_ints", "view_as.default",
-    "reshape_as.default",
+    "reshape_as.default", "ravel.default",
 )  # fmt: skip
 def reshape(call: Call) -> Dims:
     """The row-major product of all dimensions, regrouped; what does not regroup stays, the rest follows."""
@@ -21,7 +21,7 @@ def reshape(call: Call) -> Dims:
             dims += factor(x[old], call.shapes[0][new])
         except AlgebraError as error:
             for dimension in x[old]:
-                freeze(dimension, f"{call.target}: {error}")
+                call.freeze(dimension, str(error))
             dims += [call.opaque(units, "is reshaped") for units in call.shapes[0][new]]
     call.args[:], call.kwargs, call.retarget = [call.args[0], None], {}, "aten.reshape.default"
     call.follow(1, dims)
@@ -53,14 +53,29 @@ def permute(call: Call) -> Dims:
     return [x[axis] for axis in call.args[1]]
 
 
-@rule("transpose.int", "swapaxes.default", "t.default", "numpy_T.default")
+@rule(
+    "transpose.int", "swapaxes.default", "swapdims.default", "t.default", "numpy_T.default", "mT.default", "mH.default",
+    "adjoint.default",
+)  # fmt: skip
 def transpose(call: Call) -> Dims:
     """Two dimensions swapped."""
     x = call.of(call.args[0])
-    first, second = (call.args[1], call.args[2]) if len(call.args) > 2 else (0, -1)
+    if call.target == "aten.numpy_T.default":
+        return x[::-1]
+    first, second = (call.args[1], call.args[2]) if len(call.args) > 2 else (-2, -1)
     if len(x) > 1:
         x[first], x[second] = x[second], x[first]
     return x
+
+
+@rule("movedim.int", "moveaxis.int", "movedim.intlist", "moveaxis.intlist")
+def movedim(call: Call) -> Dims:
+    """Dimensions in other places."""
+    x = call.of(call.args[0])
+    sources, targets = ([a] if isinstance(a, int) else a for a in call.args[1:3])
+    moved = {target % len(x): source % len(x) for source, target in zip(sources, targets, strict=True)}
+    rest = iter(axis for axis in range(len(x)) if axis not in moved.values())
+    return [x[moved[axis] if axis in moved else next(rest)] for axis in range(len(x))]
 
 
 @rule("squeeze.dim", "squeeze.dims", "squeeze.default")
@@ -83,7 +98,7 @@ def unsqueeze(call: Call) -> Dims:
     return [*x[:axis], constant(1, "has a single unit"), *x[axis:]]
 
 
-@rule("expand.default")
+@rule("expand.default", "broadcast_to.default")
 def expand(call: Call) -> Dims:
     """Dimensions of size one repeat."""
     x, sizes = call.of(call.args[0]), call.args[1]
@@ -92,26 +107,38 @@ def expand(call: Call) -> Dims:
     explicit: list[Any] = []
     for axis, units in enumerate(call.shapes[0]):
         source = x[axis - offset] if axis >= offset else None
-        if source is not None and (size(source) == units):
+        if source is not None and size(source) == units:
             result.append(source)
             explicit.append(-1)
         elif isinstance(sizes[axis], int):
             result.append(Atom(units))
             explicit.append(result[-1])
         else:
-            result.append(call.batch)
+            result.append(call.opaque(units, "sets this size"))
             explicit.append(sizes[axis])
     call.follow(1, explicit)
     return result
 
 
-@rule("movedim.int")
-def movedim(call: Call) -> Dims:
-    """One dimension in another place."""
-    x = call.of(call.args[0])
-    moved = x.pop(call.args[1])
-    x.insert(call.args[2] % (len(x) + 1), moved)
-    return x
+@rule("expand_as.default")
+def expand_as(call: Call) -> Dims:
+    """`... 1 ..., ... d ... -> ... d ...`"""
+    return broadcast(call, [call.of(call.args[1]), call.of(call.args[0])])
+
+
+@rule("broadcast_tensors.default")
+def broadcast_tensors(call: Call) -> list[Dims]:
+    """`... 1 ..., ... d ... -> ... d ..., ... d ...`"""
+    return [broadcast(call, [call.of(tensor) for tensor in call.args[0]])] * len(call.shapes)
+
+
+@rule("meshgrid.default", "meshgrid.indexing")
+def meshgrid(call: Call) -> list[Dims]:
+    """`a, b -> a b, a b`"""
+    dims = [call.of(tensor)[0] for tensor in call.args[0]]
+    if call.get(1, "indexing", "ij") != "ij":
+        dims[:2] = dims[1::-1]
+    return [list(dims) for _ in call.shapes]
 
 
 @rule("repeat.default", "tile.default")
@@ -122,7 +149,8 @@ def repeat(call: Call) -> Dims:
     result: Dims = []
     for dimension, units in zip(padded, shape, strict=True):
         times = units // max(size(dimension), 1)
-        result.append(dimension if times == 1 else product([call.opaque(times, "is repeated"), dimension]))
+        repeats = call.opaque(times, "counts repetitions")
+        result.append(dimension if times == 1 else product([repeats, dimension]))
     return result
 
 
@@ -132,6 +160,6 @@ def repeat_interleave(call: Call) -> Dims:
     x, times, axis = call.of(call.args[0]), call.args[1], call.get(2, "dim")
     if axis is None or not isinstance(times, int):
         raise AlgebraError("repeated over all dimensions")
-    x[axis] = product([x[axis], constant(times, "is repeated")])
+    x[axis] = product([x[axis], constant(times, f"{call.target}: counts repetitions")])
     call.args[:], call.kwargs = [call.args[0], times, axis], {}
     return x
