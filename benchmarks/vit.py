@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.data import Split, augmented, fast_bfloat16
+from benchmarks.data import Split, augmented
 
 
 class Attention(nn.Module):
@@ -48,12 +48,12 @@ class Layer(nn.Module):
 
 
 class ViT(nn.Module):
-    """A pre-norm vision transformer (Dosovitskiy et al. 2021) of 4 x 4 patches: 207k parameters, 11 MMACs."""
+    """A pre-norm vision transformer (Dosovitskiy et al. 2021) of 7 x 7 patches: 205k parameters, 3 MMACs."""
 
     def __init__(self, classes: int = 10, width: int = 64, depth: int = 4, heads: int = 4, hidden: int = 256) -> None:
         super().__init__()
-        self.patches = nn.Conv2d(1, width, 4, 4)
-        self.position = nn.Parameter(0.02 * torch.randn(1, 49, width))
+        self.patches = nn.Conv2d(1, width, 7, 7)
+        self.position = nn.Parameter(0.02 * torch.randn(1, 16, width))
         self.layers = nn.Sequential(*(Layer(width, heads, hidden) for _ in range(depth)))
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, classes)
@@ -66,7 +66,7 @@ class ViT(nn.Module):
 
 
 def train_vit(train: Split, epochs: int, seed: int) -> ViT:
-    """Trained from scratch: AdamW, OneCycle to 2e-3, batch 128; bfloat16 where the CPU supports it."""
+    """Trained from scratch: AdamW, OneCycle to 2e-3, batch 128, float32 (on matrices this small bfloat16 is slower)."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = ViT().train()
@@ -77,9 +77,7 @@ def train_vit(train: Split, epochs: int, seed: int) -> ViT:
         started, total = time.monotonic(), 0.0
         shuffled = torch.randperm(len(train.labels), generator=generator)[: steps * 128]
         for index in torch.split(shuffled, 128):
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast_bfloat16()):
-                outputs = model(augmented(train.images[index], generator))
-            loss = F.cross_entropy(outputs.float(), train.labels[index])
+            loss = F.cross_entropy(model(augmented(train.images[index], generator)), train.labels[index])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()

@@ -4,8 +4,8 @@ Which dimensions matter: the score of a query and a key is a sum over the head d
 with their second moments over all pairs it is a regression with weights one (`Attention.regression`).
 
 What makes up: where queries and keys are affine in the layers that make them, the best product of fewer dimensions is
-no subset but a truncated singular value decomposition. With `C_q = E[q q^T]` and keys of covariance `C_k = L L^T` per head
-(softmax does not see what all keys have in common), `q^T k = (L^T q)^T (L^-1 k)`; the `w` leading eigenvectors of
+no subset but a truncated singular value decomposition. With `C_q = E[q q^T]` and keys of covariance `C_k = L L^T` per
+head (softmax does not see what all keys have in common), `q^T k = (L^T q)^T (L^-1 k)`; the `w` leading eigenvectors of
 `L^T C_q L` span what is kept, and both layers' rows are multiplied accordingly. Query heads that share a key-value head
 share the decomposition.
 """
