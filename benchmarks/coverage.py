@@ -43,12 +43,10 @@ import torch
 from autoprune.core.errors import AutopruneError, InputError, unknown_name
 from autoprune.core.files import read_json, write_json
 from benchmarks.coverage_row import Row, Settings, measure
-from benchmarks.coverage_summary import figures, handled, ratio
+from benchmarks.coverage_summary import SCHEMA, figures, handled, ratio
 from benchmarks.coverage_text import first_line
 from benchmarks.coverage_zoo import FAMILIES, Entry, entries
 
-SCHEMA = "autoprune.coverage/1"
-PACKAGES = {"torchvision": "torchvision", "timm": "timm", "transformers": "transformers"}
 PRELOADED = ("torch", "torch.export", "torch._dynamo", "sympy", "onnxruntime", "benchmarks.coverage_row")
 
 

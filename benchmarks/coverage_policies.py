@@ -46,7 +46,8 @@ def random_policies(graph: DependencyGraph, seed: int = 0) -> list[RandomPolicy]
     sizes = {name: group.size for name, group in graph.groups.items()}
 
     def some(names: Sequence[str], chance: float) -> dict[str, int]:
-        return {name: int(rng.integers(1, sizes[name] + 1)) for name in names if rng.random() < chance}
+        chosen = [name for name in names if rng.random() < chance] or names[:1]
+        return {name: int(rng.integers(1, max(2, sizes[name]))) for name in chosen}
 
     narrow = [name for name in sizes if name in (*_heads(graph), *_shared(graph)) and sizes[name] > 1]
     widths = {
@@ -101,9 +102,13 @@ def in_double(graph: DependencyGraph) -> DependencyGraph:
         replace(each, args=literal(each.args), kwargs=tuple((k, literal(v)) for k, v in each.kwargs))
         for each in graph.program.operations
     )
+    values = {
+        name: replace(value, dtype="float64") if value.dtype == "float32" else value
+        for name, value in graph.program.values.items()
+    }
     return replace(
         graph,
-        program=replace(graph.program, operations=operations),
+        program=replace(graph.program, operations=operations, values=values),
         state={name: _double(tensor) for name, tensor in graph.state.items()},
         example_inputs=tuple(map(_double, graph.example_inputs)),
     )
@@ -135,7 +140,7 @@ def checked(graph: DependencyGraph, double: DependencyGraph, policy: RandomPolic
     row: dict[str, Any] = {
         "kind": policy.kind, "heads": policy.heads, "residual": policy.residual, "removed": policy.removed,
     }  # fmt: skip
-    errors = []
+    errors: list[str] = []
     for precision, candidate in (("float64", double), ("float32", graph)):
         try:
             return row | _compared(candidate, policy, precision) | ({"refused": errors[0]} if errors else {})

@@ -9,6 +9,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
+SCHEMA = "autoprune.coverage/1"
 OPERATORS = 1500  # analysis time is bounded up to here
 FULL_SIZE = "torchvision/resnet50"
 

@@ -60,9 +60,9 @@ def run(model: nn.Module, inputs: Any) -> Any:
 
 
 def randomise(model: nn.Module, seed: int = 0) -> None:
-    """Random values in the place of parameters that are one value throughout, as initialisations leave them.
+    """Random values in the place of parameters that are one value throughout, or next to zero.
 
-    Zero-initialised branches and unit scales would hide wrong units behind equal numbers.
+    Zero-initialised branches, unit scales and heads scaled down would hide wrong units behind equal numbers.
     """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -70,14 +70,15 @@ def randomise(model: nn.Module, seed: int = 0) -> None:
             if not parameter.is_floating_point() or parameter.numel() == 0:
                 continue
             first = parameter.flatten()[0]
-            if not bool((parameter == first).all()):
-                continue
-            noise = torch.rand(parameter.shape, generator=generator).to(parameter.dtype)
-            if float(first) == 0.0:  # biases, and the last layers of residual branches
-                fan_in = parameter[0].numel() if parameter.ndim > 1 else 12
-                parameter.copy_((noise - 0.5) * (12.0 / max(1, fan_in)) ** 0.5)
-            else:
-                parameter.copy_(0.5 + noise)  # scales; layer scales too, which start at 1e-6
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 12
+            if bool((parameter == first).all()):
+                noise = torch.rand(parameter.shape, generator=generator).to(parameter.dtype)
+                if float(first) == 0.0:  # biases, and the last layers of residual branches
+                    parameter.copy_((noise - 0.5) * (12.0 / max(1, fan_in)) ** 0.5)
+                else:
+                    parameter.copy_(0.5 + noise)  # scales; layer scales too, which start at 1e-6
+            elif parameter.ndim > 1 and float(parameter.std()) < 0.1 * fan_in**-0.5:
+                parameter.mul_(fan_in**-0.5 / max(float(parameter.std()), 1e-12))
 
 
 def settle(model: nn.Module, inputs: Any, seed: int = 0) -> None:
