@@ -93,7 +93,7 @@ def test_randomise_and_settle_leave_no_layer_silent() -> None:
             tensor.zero_()
     randomise(model)
     settle(model, images)
-    assert all(float(parameter.detach().std()) > 0.05 for parameter in model.parameters())
+    assert all(parameter.unique().numel() == parameter.numel() for parameter in model.parameters())
     norm = model[1]
     assert isinstance(norm, nn.BatchNorm2d)
     assert norm.momentum == 0.1
