@@ -89,7 +89,8 @@ class Config(_Section):
         model: `module:callable` returning a trained `nn.Module`, or the path of a `.pt2` file.
         task: `module:callable` returning an `autoprune.Task`.
         profiles: names of shipped hardware profiles, or folders.
-        space: name of a shipped search space, or a YAML file.
+        space: name of a shipped search space, or a YAML file; `auto` is `transformer` where the model has attention
+            heads, else `cnn`.
         objectives: `error`, `latency_p50[@profile]`, `size`, `peak_memory`, `macs`, `energy`; all minimised.
         constraints: comparisons such as `latency_p99 <= 8ms`, checked before a policy is evaluated.
         criterion: which units go first.
@@ -99,7 +100,7 @@ class Config(_Section):
     model: Text
     task: Text
     profiles: tuple[Text, ...] = Field(min_length=1)
-    space: Text = "cnn"
+    space: Text = "auto"
     objectives: tuple[Text, ...] = Field(default=("error", "latency_p50"), min_length=1)
     constraints: tuple[Text, ...] = ()
     criterion: Text = "obs"

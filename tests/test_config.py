@@ -21,7 +21,7 @@ def load(folder: Path, text: str) -> Config:
 
 def test_defaults(tmp_path: Path) -> None:
     config = load(tmp_path, MINIMAL)
-    assert config.space == "cnn"
+    assert config.space == "auto"
     assert config.objectives == ("error", "latency_p50")
     assert config.constraints == ()
     assert (config.search.sampler, config.search.trials, config.search.time_budget_s) == ("nsga2", 200, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -21,10 +22,24 @@ def inspect(
     profiles: Annotated[
         list[str] | None, typer.Option("--profile", help="A hardware profile; may be given again.")
     ] = None,
-    space: Annotated[str, typer.Option("--space", help="Search space: a shipped name or a YAML file.")] = "cnn",
+    space: Annotated[
+        str,
+        typer.Option(
+            "--space",
+            help="Search space: a shipped name (cnn, transformer, llm, depth), a YAML file, or auto: transformer where "
+            "the model has attention heads, else cnn.",
+        ),
+    ] = "auto",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every group by itself, and every frozen dimension; nothing is folded.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a model's dependency groups, what is frozen and why, and the speed-up in reach on each profile."""
+    """Show a model's dependency groups, what is frozen and why, and the reduction and speed-up in reach.
+
+    Groups stand in a tree of module names, blocks that are alike folded into one line. Each has its unit, its size, the
+    fewest units of the search space, and the parameters and MACs that go with its units.
+    """
     from autoprune import api
     from autoprune.callables import example_inputs, load_model
 
@@ -32,4 +47,4 @@ def inspect(
     if as_json:
         emit_json(found.to_data())
     else:
-        plain(found.summary())
+        plain(found.summary(everything, shutil.get_terminal_size((100, 24)).columns))

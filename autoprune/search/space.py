@@ -77,7 +77,8 @@ class SearchSpace:
             raise InputError(f"search space: expected a quantum of at least 1, got {quantum}.")
         rules = read_rules(default_space(graph) if source == AUTO else source)
         sizes = {group.id: group.size for group in graph.groups.values()}
-        removal = Removal.of(graph)
+        # Working out what goes with what takes a walk over the program a group: only where blocks may go.
+        removal = Removal.of(graph) if any(rule.remove for rule in rules.rules) else Removal()
         return cls(rules.name, sizes, make_variables(rules, graph, quantum, removal), removal)
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -103,11 +104,17 @@ def test_inspect_of_a_model_on_a_profile(finished: Project, capsys: pytest.Captu
     arguments = ["inspect", "--model", f"{MODULE}:model", "--input", "1,1,16,16"]
     arguments += ["--profile", str(finished.folder / "profile")]
     text = shown(capsys, *arguments)
-    assert "stem  8 channel" in text
-    assert "frozen head.weight[0] (3): is an output of the model" in text
+    assert re.search(r"^stem +channel +8 +[1-8] ", text, re.MULTILINE)
+    assert re.search(r"^is an output of the model +2 .* head.weight\[0\]", text, re.MULTILINE)
+    assert "head.weight[0] (3): is an output of the model" not in text
+    assert "head.weight[0] (3): is an output of the model" in shown(capsys, *arguments, "--all")
     data = json.loads(shown(capsys, *arguments, "--json"))
     assert [group["id"] for group in data["groups"]] == ["stem", "conv"]
+    assert data["space"] == "cnn"
     assert data["latency_p50_us"]["profile"]["dense"] > 0
+    (finished.folder / "none.yaml").write_text("rules: [{freeze: true}]")
+    assert run([*arguments, "--space", str(finished.folder / "none.yaml")]) == 2
+    assert "expected at least one group to prune" in capsys.readouterr().err
 
 
 def test_profile_show(finished: Project, capsys: pytest.CaptureFixture[str]) -> None:
