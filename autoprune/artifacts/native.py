@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,12 +11,14 @@ if TYPE_CHECKING:
 
 
 def native_model(member: Member, dense_model: nn.Module | None) -> tuple[nn.Module | None, str]:
-    """The patched model and an empty reason, or None and why there is none."""
+    """The patched model and an empty reason, or None and why there is none.
+
+    Args:
+        member: a member of a front; its model is compared with the patched one on random inputs.
+        dense_model: the model that the search started from; not changed. None where it is not at hand.
+    """
     if dense_model is None:
         return None, "the dense model is not at hand; give it to load_front(run, model=...)"
-    try:
-        patch = import_module("autoprune.graph.native").patch
-    except ImportError:
-        return None, "this version of autoprune cannot patch a model's own class yet; use member.model"
-    found: tuple[nn.Module | None, str] = patch(dense_model, member.model)
-    return found
+    from autoprune.graph.native import patch
+
+    return patch(dense_model, member.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -55,6 +56,24 @@ def tracked(model: nn.Module) -> Iterator[set[Origin]]:
     finally:
         for module, name, value in before:
             module.__dict__[name] = value
+
+
+@contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Attributes that a run sets, and dicts and lists that it fills (caches that depend on weights), are put back."""
+    before = [
+        (
+            module,
+            {name: copy.copy(value) if type(value) in (dict, list) else value for name, value in vars(module).items()},
+        )
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            module.__dict__.clear()
+            module.__dict__.update(attributes)
 
 
 def assign(model: nn.Module, values: Mapping[Place, int]) -> Callable[[], None]:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.graph.dimension import Batch, dense_size, size
 from autoprune.graph.module import TracedModule
+from autoprune.graph.native.attributes import preserved
 from autoprune.graph.program import Program, Ref
 
 Call: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -44,17 +45,23 @@ class Reference:
 
     def difference(self, native: nn.Module, change: Callable[[Tensors], Tensors]) -> str:
         """Why a model is not the same, or an empty text. `change`: its weights from the traced ones."""
+        args, kwargs = self._calls[0]
         with torch.no_grad():
             for call, expected in zip(self._calls, self._expected, strict=True):
-                if different := _different(expected, _tensors(native(*call[0], **call[1]))):
+                if different := _different(expected, _outputs(native, call)):
                     return different
-            args, kwargs = self._calls[0]
             if self._stirred is not None:
-                got = _tensors(functional_call(native, dict(change(self.stirred)), args, kwargs))
+                with preserved(native):
+                    got = _tensors(functional_call(native, dict(change(self.stirred)), args, kwargs))
                 if different := _different(self._stirred, got):
                     return f"{different} with random weights"
         with torch.enable_grad():  # fused inference paths give way to the ones that training takes
-            return _different(self._expected[0], _tensors(native(*args, **kwargs)))
+            return _different(self._expected[0], _outputs(native, self._calls[0]))
+
+
+def _outputs(native: nn.Module, call: Call) -> list[torch.Tensor]:
+    with preserved(native):
+        return _tensors(native(*call[0], **call[1]))
 
 
 @contextmanager
@@ -128,7 +135,7 @@ def calls_of(module: TracedModule, example_inputs: Any) -> list[Call]:
     tree = json.loads(module.program.input_tree)
     if not isinstance(example_inputs, torch.Tensor) and not len(example_inputs):
         example_inputs = random_inputs(module.program, next((t.device for t in module.parameters()), None))
-    first = _call(example_inputs, tree["kwargs"])
+    first = _call(example_inputs, module.program, tree["kwargs"])
     if not tree["batched"]:
         return [first]
     single = pytree.tree_map(lambda leaf: leaf[:1] if isinstance(leaf, torch.Tensor) else leaf, first)
@@ -140,16 +147,16 @@ def _one_more(leaf: Any) -> Any:
     return torch.cat([leaf, leaf[:1]]) if isinstance(leaf, torch.Tensor) else leaf
 
 
-def _call(example_inputs: Any, names: list[str]) -> Call:
+def _call(example_inputs: Any, program: Program, names: list[str]) -> Call:
     if isinstance(example_inputs, torch.Tensor):
         return (example_inputs,), {}
     if isinstance(example_inputs, Mapping):
         return (), dict(example_inputs)
     items = list(example_inputs)
-    first = len(items) - len(names)
-    if first < 0:
+    if not set(names) & set(program.inputs) or len(items) != len(program.inputs):
         return tuple(items), {}
-    return tuple(items[:first]), dict(zip(names, items[first:], strict=True))
+    paired = list(zip(program.inputs, items, strict=True))  # flattened tensors: keyword inputs kept their names
+    return tuple(item for name, item in paired if name not in names), {n: item for n, item in paired if n in names}
 
 
 def random_inputs(program: Program, device: torch.device | None = None, batch: int = 2) -> list[torch.Tensor]:

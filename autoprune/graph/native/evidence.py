@@ -23,9 +23,9 @@ from autoprune.graph.program import Operation, Program, Size
 
 _SHAPED = ("view", "reshape", "expand", "unflatten", "zeros", "ones", "empty", "new_zeros", "new_ones", "new_empty")
 # An operand of these is a number, not a size: the trace keeps it as it is.
-_ARITHMETIC = frozenset(
-    "mul rmul imul div rdiv idiv truediv rtruediv itruediv add radd iadd sub rsub isub pow rpow ipow floordiv "
-    "rfloordiv floor_divide true_divide multiply subtract eq ne lt le gt ge clamp clamp_min clamp_max".split()
+_ARITHMETIC = (
+    "mul rmul imul div rdiv idiv truediv rtruediv itruediv add radd iadd sub rsub isub pow rpow ipow floordiv",
+    "rfloordiv floor_divide true_divide multiply subtract eq ne lt le gt ge clamp clamp_min clamp_max",
 )
 
 
@@ -63,10 +63,14 @@ class Evidence:
         """The meaning of every tracked integer of a call; of those nothing is known of, no values."""
         matches = [self._matches(result, use.function) for result in use.results]
         for key, integer in use.integers:
-            if use.function.strip("_") in _ARITHMETIC:
+            if use.function.strip("_") in " ".join(_ARITHMETIC).split():
                 yield Meaning(integer.origin, (int(integer),), True)
                 continue
-            exact = self._by_shape(use, key, matches) or self._by_argument(use, key, int(integer), matches)
+            exact = (
+                self._by_shape(use, key, matches)
+                or self._by_part(use, key, matches)
+                or self._by_argument(use, key, int(integer), matches)
+            )
             if exact:
                 yield Meaning(integer.origin, exact, True)
                 continue
@@ -120,6 +124,19 @@ class Evidence:
         if not all(units in (-1, known) for units, known in zip(spelled, shape, strict=True)):
             return ()
         return self._sizes(self._program.values[name].dimensions[axis] for names in matches for name in names)
+
+    def _by_part(self, use: Use, key: tuple[Any, ...], matches: list[list[str]]) -> tuple[int, ...]:
+        """A split's argument is the size of its parts, all alike or one by one."""
+        if use.function not in ("split", "split_with_sizes") or key[:2] != (0, 1):
+            return ()
+        sizes = use.args[1] if len(key) == 3 else [use.args[1]] * len(use.results)
+        picked = [key[2]] if len(key) == 3 else [0]
+        rank = len(use.results[0].shape)
+        axes = [use.axis % rank] if use.axis is not None else list(range(rank))
+        for axis in axes:
+            if all(part.shape[axis] == sizes[i] for i, part in enumerate(use.results) if i in picked):
+                return self._sizes(self._program.values[n].dimensions[axis] for i in picked for n in matches[i])
+        return ()
 
     def _by_argument(self, use: Use, key: tuple[Any, ...], dense: int, matches: list[list[str]]) -> tuple[int, ...]:
         """Where the call became one operator with the same arguments, the operator's argument says it."""

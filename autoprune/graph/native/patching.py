@@ -19,6 +19,7 @@ from autoprune.graph.native.evidence import Evidence
 from autoprune.graph.native.queries import Query, Scaling, changed_queries, scaled, scaling_of
 from autoprune.graph.native.recording import Recording, Sample, record, traced_samples
 from autoprune.graph.native.solve import solve
+from autoprune.graph.program import Program
 
 # What a model's own code may raise at sizes it was not written for.
 _REFUSALS = (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError, ArithmeticError,
@@ -52,6 +53,7 @@ def patch(dense_model: nn.Module, module: TracedModule, example_inputs: Any = ()
     except _REFUSALS as error:
         return None, f"the model cannot be copied: {_first_line(error)}"
     with evaluating(native):
+        native.train().eval()  # a class may drop what it keeps from earlier runs when its mode changes
         reason = _Patching(dense_model, native, module, calls_of(module, example_inputs)).run()
     return (None, reason) if reason else (native, "")
 
@@ -89,7 +91,7 @@ class _Patching:
                 return ""
             revert()
             first = first or reason
-        return "; ".join([first, *solution.conflicts[:2]])
+        return "; ".join([first, *solution.conflicts[:1]])
 
     def _recorded(self) -> Recording:
         try:
@@ -108,7 +110,7 @@ class _Patching:
         """What queries are multiplied by, likeliest first: attention without a scale of its own, none, all."""
         queries = changed_queries(self._module)
         default = {name for name, known in samples.items() if any(known.is_like(s) for s in recording.attentions)}
-        chosen = [query for query in queries if query.attention in default]
+        chosen = [query for query in queries if query.product in default]
         tried: list[list[Query]] = []
         for option in (chosen, [], queries):
             if option not in tried:
@@ -124,7 +126,7 @@ class _Patching:
                 reason = reference.difference(self._native, partial(scaled, scaling))
             except _REFUSALS as error:
                 restore()
-                where = _place_of_failure(self._native, self._calls)
+                where = _place_of_failure(self._native, self._module.program, self._calls)
                 return f"the model's class does not run at these sizes: {where}{_first_line(error)}"
             if not reason:
                 return ""
@@ -161,7 +163,7 @@ def _multiply(native: nn.Module, scaling: Scaling) -> Callable[[], None]:
     return restore
 
 
-def _place_of_failure(native: nn.Module, calls: list[Call]) -> str:
+def _place_of_failure(native: nn.Module, program: Program, calls: list[Call]) -> str:
     """The innermost module that raises, as `in 'blocks.0.attn' (Attention): `."""
     entered: list[str] = []
     handles = []
@@ -174,7 +176,10 @@ def _place_of_failure(native: nn.Module, calls: list[Call]) -> str:
                 native(*args, **kwargs)
     except _REFUSALS:
         if entered and entered[-1]:
-            return f"in '{entered[-1]}' ({type(native.get_submodule(entered[-1])).__name__}): "
+            failed = native.get_submodule(entered[-1])
+            unread = [name for name, _ in failed.named_parameters(entered[-1]) if name not in program.parameters]
+            note = ", which the traced program does not read" if unread else ""
+            return f"in '{entered[-1]}' ({type(failed).__name__}{note}): "
     finally:
         for handle in handles:
             handle.remove()

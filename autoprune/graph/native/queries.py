@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
-from autoprune.graph.dimension import dense_size, groups_of, size
+from autoprune.graph.dimension import Dimension, dense_size, groups_of, size
 from autoprune.graph.module import TracedModule
 from autoprune.graph.native.compare import Call, Tensors
 from autoprune.graph.native.recording import observing
@@ -23,27 +24,27 @@ _PRODUCTS = (
     "aten.baddbmm.default",
     "aten.scaled_dot_product_attention.default",
 )
+Parameters: TypeAlias = "tuple[tuple[str, tuple[int, ...]], ...]"  # (parameter, axes of it)
+Scaling: TypeAlias = Mapping[str, torch.Tensor]  # parameter -> what its elements are multiplied by
+
 _TERMINAL = ("linear", "addmm", "matmul", "mm", "bmm", "einsum", "conv", "norm", "mul", "embedding")
 
 
 @dataclass(frozen=True)
 class Query:
-    """The queries of one attention whose head width a policy changed.
+    """One operand of a product along the head width, where a policy changed that width.
 
     Attributes:
-        attention: name of the product of queries and keys.
-        value: name of the queries.
-        factor: what they must be multiplied by.
-        parameters: those that make them, with the axes that run along the head width.
+        product: name of the product of queries and keys.
+        value: name of the operand: the queries; keys only where other products share the queries.
+        factor: what it must be multiplied by.
+        parameters: those that make it, with the axes that run along the head width.
     """
 
-    attention: str
+    product: str
     value: str
     factor: float
-    parameters: tuple[tuple[str, tuple[int, ...]], ...]
-
-
-Scaling = Mapping[str, torch.Tensor]  # parameter -> what its elements are multiplied by
+    parameters: Parameters
 
 
 def scaled(scaling: Scaling, tensors: Tensors) -> dict[str, torch.Tensor]:
@@ -52,30 +53,46 @@ def scaled(scaling: Scaling, tensors: Tensors) -> dict[str, torch.Tensor]:
 
 
 def changed_queries(module: TracedModule) -> list[Query]:
-    """Every product of two activations along a dimension whose size the policy changed."""
+    """Every product of two activations along a dimension whose size the policy changed, one operand of each."""
     program, found = module.program, []
     makers = {name: operation for operation in program.operations for name in operation.results}
     state = {*program.parameters, *program.buffers}
+    larger: dict[Parameters, bool] = {}  # whether what these parameters make is multiplied
     for operation in program.operations:
-        if operation.target not in _PRODUCTS:
+        left, right, width = _operands(program, operation)
+        if width is None or {left, right} & state:
             continue
-        first = 1 if "baddbmm" in operation.target else 0
-        left, right = operation.args[first], operation.args[first + 1]
-        if not (isinstance(left, Ref) and isinstance(right, Ref)) or {left.name, right.name} & state:
-            continue
-        width = program.values[left.name].dimensions[-1]
         dense, pruned = dense_size(width), int(size(width, module.widths))
         if not groups_of(width) or dense == pruned or not pruned:
             continue
-        parameters = _makers_of(program, left.name, makers, set(groups_of(width)))
-        if parameters:
-            found.append(Query(operation.name, left.name, (pruned / dense) ** 0.5, parameters))
-    return found
+        first, second = (_makers_of(program, name, makers, set(groups_of(width))) for name in (left, right))
+        if first not in larger and first != second:
+            larger[first] = not larger.get(second, False)
+        larger.setdefault(second, not larger.get(first, True))
+        value, parameters = (left, first) if larger.get(first, True) else (right, second)
+        found.append(Query(operation.name, value, (pruned / dense) ** 0.5, parameters))
+    return [query for query in found if query.parameters]
 
 
-def _makers_of(
-    program: Program, name: str, makers: Mapping[str, Operation], groups: set[str]
-) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def _operands(program: Program, operation: Operation) -> tuple[str, str, Dimension | None]:
+    """Names of the operands of a product and the dimension that it sums over, None where it is no such product."""
+    if operation.target == "aten.einsum.default":
+        terms = str(operation.args[0]).replace(" ", "").replace("->", ",").split(",")
+        summed = (
+            sorted(set(terms[0]) & set(terms[1]) - set(terms[-1])) if len(terms) == 3 and "." not in terms[0] else []
+        )
+        left, right = operation.args[1] if len(summed) == 1 else (None, None)
+        axis = terms[0].index(summed[0]) if summed else -1
+    else:
+        first = 1 if "baddbmm" in operation.target else 0
+        left, right = operation.args[first : first + 2] if operation.target in _PRODUCTS else (None, None)
+        axis = -1
+    if not (isinstance(left, Ref) and isinstance(right, Ref)):
+        return "", "", None
+    return left.name, right.name, program.values[left.name].dimensions[axis]
+
+
+def _makers_of(program: Program, name: str, makers: Mapping[str, Operation], groups: set[str]) -> Parameters:
     """The nearest parameters that a value is proportional to, with their axes along these groups."""
     found: dict[str, tuple[int, ...]] = {}
     queue, seen = [name], set()
@@ -92,8 +109,14 @@ def _makers_of(
             if axes:
                 found[parameter] = axes
         stops = own and any(word in maker.target for word in _TERMINAL)
-        queue += [] if stops else [ref for ref in refs if ref not in own]
-    return tuple(found.items())
+        queue += [ref for ref in (_added(maker) if stops else refs) if ref not in own]
+    return tuple(sorted(found.items()))
+
+
+def _added(operation: Operation) -> list[str]:
+    """What a layer adds to its product: a bias may be put together from several parameters."""
+    bias = operation.args[0] if "addmm" in operation.target else operation.argument(2, "bias")
+    return [bias.name] if isinstance(bias, Ref) else []
 
 
 def scaling_of(module: TracedModule, queries: Sequence[Query], call: Call) -> dict[str, torch.Tensor]:
@@ -116,7 +139,8 @@ def scaling_of(module: TracedModule, queries: Sequence[Query], call: Call) -> di
         gradients = torch.autograd.grad((value * probe).sum(), used, retain_graph=True, allow_unused=True)
         for (name, axes), gradient in zip(query.parameters, gradients, strict=True):
             if gradient is not None:
-                scaling[name] *= torch.where(_reached(gradient, axes), query.factor, 1.0).to(scaling[name])
+                reached = _reached(gradient, axes).expand_as(gradient)
+                scaling[name] = torch.where(reached, query.factor, scaling[name])  # once, however often it is used
     return scaling
 
 

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.graph.dimension import Batch, size
 from autoprune.graph.module import TracedModule
-from autoprune.graph.native.attributes import tracked
+from autoprune.graph.native.attributes import preserved, tracked
 from autoprune.graph.native.tracked import Origin, TrackedInt, plain, tracked_integers
 from autoprune.graph.program import Program
 
@@ -44,6 +44,7 @@ class Use:
     Attributes:
         function: its name: `view`, `split`, `conv2d`, `__getitem__`, ...
         args: its positional arguments, integers plain and tensors left out.
+        axis: the argument named `dim`, or the third one where it is an integer.
         integers: (index path in `(args, kwargs)`, integer).
         results: samples of the tensors it returned.
         operands: samples of its tensor operands; of parameters and buffers their names.
@@ -51,6 +52,7 @@ class Use:
 
     function: str
     args: tuple[Any, ...]
+    axis: int | None
     integers: tuple[tuple[tuple[Any, ...], TrackedInt], ...]
     results: tuple[Sample, ...]
     operands: tuple[Sample | str, ...]
@@ -103,7 +105,8 @@ class Recorder(TorchFunctionMode):
         samples = tuple(sample(leaf) for leaf in leaves if _is_tensor(leaf))
         bare = tuple(None if _is_tensor(item) else item for item in args)
         name = str(getattr(func, "__name__", func))
-        self.uses.append(Use(name, bare, found, samples, operands))
+        axis = kwargs.get("dim", args[2] if len(args) > 2 else None)
+        self.uses.append(Use(name, bare, axis if isinstance(axis, int) else None, found, samples, operands))
         return results
 
     def _operand(self, tensor: torch.Tensor) -> Sample | str:
@@ -159,6 +162,6 @@ def record(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Re
     """Run a model with tracked integers, and return where they were used."""
     named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     recorder = Recorder({id(tensor): name for name, tensor in reversed(named)})
-    with tracked(model) as escapes, torch.no_grad(), recorder:
+    with preserved(model), tracked(model) as escapes, torch.no_grad(), recorder:
         model(*call[0], **call[1])
     return Recording(tuple(recorder.uses), tuple(recorder.attentions), frozenset(escapes))
