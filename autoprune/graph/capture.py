@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
 
+aten = torch.ops.aten
 BATCH = 1009  # the batch's size while tracing: a prime, so that it divides nothing else
 
 ExampleInputs = torch.Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
@@ -166,10 +167,38 @@ def _refusal(error: Exception) -> str:
 
 
 def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Casts written out and nothing changed in place; batch norms and dropouts stay what they were, for training."""
+    rates = {_path(node): node.args[1] for node in exported.graph.nodes if node.target is aten.dropout.default}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         decomposed: torch.export.ExportedProgram = exported.run_decompositions({})
+    graph = decomposed.graph
+    for node in list(graph.nodes):
+        if node.target is aten._native_batch_norm_legit_no_training.default:
+            x, weight, bias, mean, var, momentum, eps = node.args
+            _replace(node, aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False))
+        elif node.target is aten.clone.default and rates.get(_path(node)) is not None:
+            node.target, node.args = aten.dropout.default, (node.args[0], rates[_path(node)], False)
     return decomposed
+
+
+def _path(node: torch.fx.Node) -> str | None:
+    """The dropout module that a node stands in, where it stands in one."""
+    stack = node.meta.get("nn_module_stack") or {}
+    path, kind = next(reversed(stack.values()))[:2] if stack else ("", "")
+    return path if "torch.nn.modules.dropout" in str(kind) else None
+
+
+def _replace(node: torch.fx.Node, target: Any, args: tuple[Any, ...]) -> None:
+    """Another operator in the place of one of several results, of which the first alone is read."""
+    graph = node.graph
+    with graph.inserting_before(node):
+        result = graph.call_function(target, args)
+    result.meta = {**node.meta, "val": node.meta["val"][0]}
+    for user in list(node.users):
+        user.replace_all_uses_with(result)
+        graph.erase_node(user)
+    graph.erase_node(node)
 
 
 def _graphs(module: torch.fx.GraphModule) -> Iterator[torch.fx.Graph]:

@@ -40,13 +40,12 @@ class Memory:
             self._sharing.setdefault(root, [root]).append(node)
 
     def only_reader(self, node: torch.fx.Node) -> bool:
-        """Whether what `node` changes in place is read later under no other shape or name."""
+        """Whether what `node` changes in place is read later under no name or shape that it had before."""
         source: Any = node.args[0]
-        changed = self.changed(source)
-        root = self._root.get(source, source)
-        place = self._place[node]
+        changed, root, place = self.changed(source), self.root(source), self._place[node]
         return all(
-            self.changed(other) is changed or self._last_read(other) <= place for other in self._sharing.get(root, [])
+            self._place[other] >= place or self.changed(other) is changed or self._last_read(other) <= place
+            for other in self._sharing.get(root, [])
         )
 
     def _last_read(self, node: torch.fx.Node) -> int:

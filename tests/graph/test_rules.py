@@ -345,6 +345,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "reshape_as": lambda: Tokens(lambda x: (x.view(-1, 6, 3, 4) * 2).reshape_as(x)),
     "windows": lambda: Images(lambda x: x.view(-1, 8, 2, 4, 2, 4).permute(0, 2, 4, 1, 3, 5).reshape(-1, 8, 4, 4)),
     "written in part": lambda: Tokens(lambda x: _with_zero_token(x)),
+    "parts written": lambda: Tokens(lambda x: _with_zero_keys(x)),
     "attention": lambda: Attention("separate"),
     "attention, fused, 3 outside": lambda: Attention("fused outer"),
     "attention, fused, 3 inside": lambda: Attention("fused inner"),
@@ -361,6 +362,12 @@ CASES: dict[str, Callable[[], nn.Module]] = {
 def _with_zero_token(x: Tensor) -> Tensor:
     y = x.clone()
     y[:, 2] = 0.0
+    return y
+
+
+def _with_zero_keys(x: Tensor) -> Tensor:
+    y = x.clone()
+    y[..., 4:8] = 0.0
     return y
 
 

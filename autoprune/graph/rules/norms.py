@@ -20,7 +20,7 @@ def batch_norm(call: Call) -> Dims | list[Dims]:
     elif "no_training" not in call.target and (call.args[5] or call.args[3] is None):
         call.read.extend([x[0], *x[2:]])
     x = call.of(call.args[0])
-    return [x, *([d] for d in call.fixed(1)), call.fixed(2)] if len(call.shapes) == 3 else x
+    return [x, call.fixed(1), call.fixed(2)] if len(call.shapes) == 3 else x
 
 
 @rule("layer_norm.default", "rms_norm.default", "native_layer_norm.default", "_fused_rms_norm.default")

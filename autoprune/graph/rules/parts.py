@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from autoprune.graph.algebra import AlgebraError, concatenation, constant, cut, resolve, size
+from typing import Any
+
+from autoprune.graph.algebra import AlgebraError, Expression, concatenation, constant, cut, resolve, size
 from autoprune.graph.rules.call import Call, Dims, rule
 
 
@@ -20,25 +22,59 @@ def slice_(call: Call) -> Dims:
     """A part of a dimension; where that is no concatenation (a step, a cut inside a block), the dimension stays."""
     x = call.of(call.args[0])
     axis = call.get(1, "dim", 0) % len(x)
-    total, length = size(x[axis]), call.shapes[0][axis]
-    start, step = call.get(2, "start") or 0, call.get(4, "step", 1)
-    if call.target == "aten.slice.Tensor" and length == total and step == 1:
+    length, start = call.shapes[0][axis], call.get(2, "start") or 0
+    if call.target == "aten.slice.Tensor" and length == size(x[axis]) and call.get(4, "step", 1) == 1:
         call.args[:] = [call.args[0], axis, 0, 2**63 - 1]
         return x
     try:
-        if step != 1 or not isinstance(start, int):
-            raise AlgebraError("steps over units")
-        start = min(max(start + total if start < 0 else start, 0), total)
-        before, middle, _ = cut(x[axis], [start, length, total - start - length])
+        before, middle, begin = _part(x[axis], start, length, call.get(4, "step", 1))
     except AlgebraError as error:
         call.freeze(x[axis], str(error))
         x[axis] = call.opaque(length, "is sliced")
         return x
-    call.args[:], call.kwargs = [call.args[0], axis, start, start + length], {}
+    call.args[:], call.kwargs = [call.args[0], axis, begin, begin + length], {}
     call.retarget = "aten.slice.Tensor"
-    call.follow(2, before if start else 0)
-    call.follow(3, concatenation([before, middle]) if start else middle)
+    call.follow(2, before if begin else 0)
+    call.follow(3, concatenation([before, middle]) if begin else middle)
     return [*x[:axis], middle, *x[axis + 1 :]]
+
+
+def _part(dimension: Expression, start: Any, length: int, step: int) -> tuple[Expression, Expression, int]:
+    """What is before a slice, the slice, and where it begins.
+
+    Raises:
+        AlgebraError: it cannot be cut there.
+    """
+    if step != 1 or not isinstance(start, int):
+        raise AlgebraError("steps over units")
+    total = size(dimension)
+    begin = min(max(start + total if start < 0 else start, 0), total)
+    before, middle, _ = cut(dimension, [begin, length, total - begin - length])
+    return before, middle, begin
+
+
+@rule("slice_scatter.default")
+def slice_scatter(call: Call) -> Dims:
+    """`... (a + b + c) ..., ... b ... -> ... (a + b + c) ...`: a part replaced."""
+    x, part = call.of(call.args[0]), call.of(call.args[1])
+    axis = call.get(2, "dim", 0) % len(x)
+    length = size(part[axis])
+    call.match([*x[:axis], *x[axis + 1 :]], [*part[:axis], *part[axis + 1 :]])
+    if length == size(x[axis]):
+        call.unify(x[axis], part[axis])
+        call.args[:], call.kwargs = [*call.args[:2], axis, 0, 2**63 - 1], {}
+        return call.of(call.args[0])
+    try:
+        before, middle, begin = _part(x[axis], call.get(3, "start") or 0, length, call.get(5, "step", 1))
+    except AlgebraError as error:
+        for dimension in (x[axis], part[axis]):
+            call.freeze(dimension, str(error))
+        return call.of(call.args[0])
+    call.unify(middle, part[axis])
+    call.args[:], call.kwargs = [*call.args[:2], axis, begin, begin + length], {}
+    call.follow(3, before if begin else 0)
+    call.follow(4, concatenation([before, middle]) if begin else middle)
+    return call.of(call.args[0])
 
 
 @rule(

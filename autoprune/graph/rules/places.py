@@ -112,15 +112,12 @@ def index_add(call: Call) -> Dims:
     return [resolve(dimension) for dimension in x]
 
 
-@rule("slice_scatter.default", "select_scatter.default")
-def part_scatter(call: Call) -> Dims:
-    """A part of a dimension replaced; the dimension stays."""
+@rule("select_scatter.default")
+def select_scatter(call: Call) -> Dims:
+    """One place of a dimension replaced; the dimension stays."""
     x, part = call.of(call.args[0]), call.of(call.args[1])
     axis = call.get(2, "dim", 0) % len(x)
     call.freeze(x[axis], "is written in part")
-    if "slice" in call.target:
-        call.freeze(part[axis], "is a part that is written")
-        del part[axis]
     call.match([*x[:axis], *x[axis + 1 :]], part)
     return [resolve(dimension) for dimension in x]
 
