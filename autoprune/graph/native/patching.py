@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
+from autoprune.graph.capture import unwrapped
 from autoprune.graph.module import TracedModule
 from autoprune.graph.native.attributes import assign
 from autoprune.graph.native.compare import Call, Reference, calls_of, evaluating
@@ -43,8 +44,7 @@ def patch(dense_model: nn.Module, module: TracedModule, example_inputs: Any = ()
         not in a traced program and keep their dense tensors. Its state dict has the names and shapes of the traced
         module's.
     """
-    while isinstance(dense_model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-        dense_model = dense_model.module
+    dense_model = unwrapped(dense_model)
     gone = [group for group, units in module.widths.items() if units == 0]
     if gone:
         return None, f"a block was removed ('{gone[0]}' has width 0): the model's class has no way to leave it out"

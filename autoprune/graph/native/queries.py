@@ -76,17 +76,17 @@ def changed_queries(module: TracedModule) -> list[Query]:
 
 def _operands(program: Program, operation: Operation) -> tuple[str, str, Dimension | None]:
     """Names of the operands of a product and the dimension that it sums over, None where it is no such product."""
+    left = right = None
+    axis = -1
     if operation.target == "aten.einsum.default":
         terms = str(operation.args[0]).replace(" ", "").replace("->", ",").split(",")
-        summed = (
-            sorted(set(terms[0]) & set(terms[1]) - set(terms[-1])) if len(terms) == 3 and "." not in terms[0] else []
-        )
-        left, right = operation.args[1] if len(summed) == 1 else (None, None)
-        axis = terms[0].index(summed[0]) if summed else -1
-    else:
+        summed = sorted(set(terms[0]) & set(terms[1]) - set(terms[-1]))
+        if len(terms) == 3 and len(summed) == 1 and "." not in terms[0]:
+            left, right = operation.args[1]
+            axis = terms[0].index(summed[0])
+    elif operation.target in _PRODUCTS:
         first = 1 if "baddbmm" in operation.target else 0
-        left, right = operation.args[first : first + 2] if operation.target in _PRODUCTS else (None, None)
-        axis = -1
+        left, right = operation.args[first : first + 2]
     if not (isinstance(left, Ref) and isinstance(right, Ref)):
         return "", "", None
     return left.name, right.name, program.values[left.name].dimensions[axis]
