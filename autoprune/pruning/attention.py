@@ -58,6 +58,7 @@ class Product:
         dimension: the head dimension, over groups.
         softmax: whether the scores go into a softmax over keys.
         makers: of the queries and of the keys; None where they are not affine in a layer's outputs.
+        touches: ids of all groups in the makers' weights.
     """
 
     operation: str
@@ -67,6 +68,7 @@ class Product:
     transposed: bool
     softmax: bool
     makers: tuple[Maker, Maker] | None
+    touches: tuple[str, ...]
 
 
 class Attention:
@@ -122,7 +124,7 @@ class Attention:
         query_maps = torch.stack([first for first, _ in directions])[owner]
         key_maps = torch.stack([second for _, second in directions])
         key = Maker(key.weight, key.bias, key.axis, shared)
-        return Rotation(self.product.dimension, ((query, query_maps), (key, key_maps)))
+        return Rotation(self.product.dimension, self.product.touches, ((query, query_maps), (key, key_maps)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +133,13 @@ class Rotation:
 
     Attributes:
         dimension: the head dimension, over groups.
+        touches: ids of all groups in the makers' weights: what the result depends on.
         sides: of queries and keys, the maker and its maps: row i is the i-th most important coordinate.
             # (heads, head_dim, head_dim) float64
     """
 
     dimension: Dimension
+    touches: tuple[str, ...]
     sides: tuple[tuple[Maker, Tensor], tuple[Maker, Tensor]]
 
     @property
@@ -203,7 +207,20 @@ def find_products(graph: DependencyGraph) -> tuple[Product, ...]:
             makers[1] = replace(makers[1], places=makers[1].places.mT)
         both = _sides(makers[0], makers[1], readers)
         softmax = fused or _into_softmax(operation, readers)
-        found.append(Product(operation.name, names[0], names[1], dimensions[0][-1], not fused, softmax, both))
+        weights = [maker.weight for maker in both or ()]
+        touches = (g for name in weights for d in program.values[name].dimensions for g in groups_of(d))
+        found.append(
+            Product(
+                operation.name,
+                names[0],
+                names[1],
+                dimensions[0][-1],
+                not fused,
+                softmax,
+                both,
+                tuple(dict.fromkeys(touches)),
+            )
+        )
     return tuple(found)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,13 +109,14 @@ class Repairs:
         for norm in self._norms:
             result.update(self._cached(norm, norm.norm.groups, widths, norm.weights))
         for rotation in self._rotations:
-            cut = {name: self._orders[name].kept(widths[name]) for name in rotation.groups if name in widths}
-            result.update(rotation.weights(cut, self._state, result) if cut else {})
+            if any(group in widths for group in rotation.groups):
+                make = functools.partial(rotation.weights, replaced=result)
+                result.update(self._cached(rotation, rotation.touches, widths, make))
         return result
 
     def _cached(
         self,
-        what: Compensation | NormStatistics,
+        what: Compensation | NormStatistics | Rotation,
         groups: Sequence[str],
         widths: Mapping[str, int],
         make: Callable[[Mapping[str, Indices], Mapping[str, Tensor]], dict[str, Tensor]],
