@@ -14,26 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
 from autoprune.core.errors import AutopruneError
-from autoprune.graph.dimension import Dimension, Widths, has_batch, size
-from autoprune.graph.onnx_context import Context, UnsupportedOperator
-from autoprune.graph.onnx_emitters import EMITTERS
+from autoprune.graph.dimension import Batch, Dimension, Widths, has_batch, size, text
+from autoprune.graph.onnx.context import ONNX_TYPES, Context, UnsupportedOperator
+from autoprune.graph.onnx.emitters import EMITTERS
 from autoprune.graph.program import Program, Value
 
 OPSET = 20
 IR_VERSION = 9
 BATCH = "batch"
-_TYPES = {
-    "float32": TensorProto.FLOAT,
-    "float64": TensorProto.DOUBLE,
-    "float16": TensorProto.FLOAT16,
-    "int64": TensorProto.INT64,
-    "int32": TensorProto.INT32,
-    "uint8": TensorProto.UINT8,
-    "bool": TensorProto.BOOL,
-}
 
 
 def to_onnx(program: Program, widths: Widths, tensors: Mapping[str, torch.Tensor] | None, path: Path | str) -> None:
@@ -62,8 +53,10 @@ def onnx_model(program: Program, widths: Widths, tensors: Mapping[str, torch.Ten
     Raises:
         UnsupportedOperator: an operator, or a use of one, without an emitter.
     """
-    context = Context(program, widths)
+    context = Context(program, widths, lambda name: torch.from_numpy(_array(program, widths, tensors, name)))
     for operation in program.operations:
+        if operation.name in context.folded or program.values[operation.name].dtype == "int":
+            continue  # run-time integers are written where they are read
         emitter = EMITTERS.get(operation.target)
         if emitter is None:
             raise UnsupportedOperator(operation.target, operation.name)
@@ -82,26 +75,30 @@ def onnx_model(program: Program, widths: Widths, tensors: Mapping[str, torch.Ten
 
 
 def _outputs(program: Program, context: Context) -> list[tuple[str, str]]:
-    """(value, label in the model) of each output: a value given out twice, or an input given out, is copied."""
+    """(value, label in the model) of each output: what is given out twice, or is no node's result, is copied."""
     labels: list[tuple[str, str]] = []
     for name in program.outputs:
         if name is None:
             continue
         label = context.name(name)
         taken = {used for _, used in labels} | set(program.inputs) | set(program.parameters) | set(program.buffers)
-        if label in taken:
-            label = f"{label}.output{len(labels)}"
+        if label in taken or name in context.folded:
+            label = f"{name}.output{len(labels)}"
             context.node("Identity", [context.name(name)], [label])
         labels.append((name, label))
     return labels
 
 
 def _dimension(dimension: Dimension, widths: Widths) -> int | str:
-    return BATCH if has_batch(dimension) else int(size(dimension, widths))
+    if dimension == Batch():
+        return BATCH
+    return text(dimension) if has_batch(dimension) else int(size(dimension, widths))
 
 
 def _info(value: Value, widths: Widths, name: str) -> onnx.ValueInfoProto:
-    kind = _TYPES.get(value.dtype, TensorProto.FLOAT)
+    if value.dtype not in ONNX_TYPES:
+        raise UnsupportedOperator(value.dtype, name, f"numbers of type {value.dtype}")
+    kind = ONNX_TYPES[value.dtype]
     shape = [_dimension(dimension, widths) for dimension in value.dimensions]
     return helper.make_tensor_value_info(name, kind, shape)
 
@@ -112,14 +109,21 @@ def _initializers(
     read = {name for node in context.nodes for name in node.input}
     found = []
     for name in (*program.parameters, *program.buffers):
-        if name not in read:
-            continue
-        if tensors is None:
-            array = placeholder(program.values[name], widths)
-        else:
-            array = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
-        found.append(numpy_helper.from_array(array, name))
+        if name in read:
+            found.append(numpy_helper.from_array(_array(program, widths, tensors, name), name))
     return found
+
+
+def _array(
+    program: Program, widths: Widths, tensors: Mapping[str, torch.Tensor] | None, name: str
+) -> npt.NDArray[np.generic]:
+    """A parameter's or buffer's numbers."""
+    value = program.values[name]
+    if value.dtype not in ONNX_TYPES:
+        raise UnsupportedOperator(value.dtype, name, f"numbers of type {value.dtype}")
+    if tensors is None:
+        return placeholder(value, widths)
+    return np.ascontiguousarray(tensors[name].detach().cpu().numpy())
 
 
 def placeholder(value: Value, widths: Widths) -> npt.NDArray[np.generic]:
