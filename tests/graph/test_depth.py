@@ -172,3 +172,27 @@ def test_removals_that_leave_nothing_are_refused() -> None:
     graph.check({"a1": 0})
     with pytest.raises(InputError, match=r"'a1', 'b1', got 0: an output of the model would not depend on its inputs"):
         graph.check({"a1": 0, "b1": 0})
+
+
+class Gated(nn.Module):
+    """The branch meets a gate that is computed from parameters alone before it joins the stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(6, 5), nn.Linear(5, 6)
+        self.gamma = nn.Parameter(torch.rand(3))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = torch.cat([self.gamma, self.gamma.split(1)[0], self.gamma[:2]]).reshape(1, -1)
+        logits: Tensor = self.head(x.relu() + gate * self.down(self.up(x).relu()))
+        return logits
+
+
+def test_what_parameters_alone_decide_belongs_to_the_constant() -> None:
+    inputs = torch.randn(4, 6)
+    graph = trace(Gated().eval(), inputs)
+    policy = graph.check({"up": 0})
+    module = graph.module(policy)
+    torch.testing.assert_close(module(inputs), Oracle(graph, first_units(policy, graph))(inputs))
+    assert set(module.state_dict()) == {"down.constant", "head.weight", "head.bias"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 from autoprune.graph.dimension import Batch, Constant, has_batch, size
@@ -51,6 +50,7 @@ class Flow:
     """What is empty and what is constant, followed operation by operation."""
 
     program: Program
+    fixed: frozenset[str]  # parameters, buffers, and what is computed from them alone
     empty: set[str]
     constants: dict[str, Known] = field(default_factory=dict)
     merges: dict[str, str] = field(default_factory=dict)  # operation -> its constant operand
@@ -65,7 +65,7 @@ class Flow:
             if kind not in _CONTRACTIONS:
                 raise NotConstantError(f"{operation.target} ({operation.name}) would read an empty tensor")
             return self._constant(operation, self._of_nothing(operation, kind))
-        if all(name in self.constants or self._is_state(name) for name in reads):
+        if all(name in self.constants or name in self.fixed for name in reads):
             return self._constant(operation, self._followed(operation, kind))
         held = [name for name in reads if name in self.constants]
         if kind not in _MERGES or len(held) != 1:
@@ -86,13 +86,6 @@ class Flow:
         self.constants[operation.name] = known
         return operation.results
 
-    def _is_state(self, name: str) -> bool:
-        return name in self._state
-
-    @cached_property
-    def _state(self) -> frozenset[str]:
-        return frozenset((*self.program.parameters, *self.program.buffers))
-
     def _of_nothing(self, operation: Operation, kind: str) -> Known:
         """A sum over nothing: zero, plus the bias."""
         rank = len(self.program.values[operation.name].dimensions)
@@ -103,7 +96,7 @@ class Flow:
         if kind in CHANNELS:
             varies[CHANNELS[kind] % rank] = True
             return Known(tuple(varies), zero=False)
-        if not self._is_state(added.name) or operation.kwargs:
+        if added.name not in self.fixed or operation.kwargs:
             raise NotConstantError(f"{operation.target} ({operation.name}) adds to a live value")
         return Known(self._aligned([added.name], rank), zero=False)
 

@@ -49,9 +49,11 @@ class Reduction:
         with torch.no_grad():
             for operation in self.tail:
                 if all(name in values for name in operation.refs()):
-                    values[operation.name] = run_operation(operation, values, widths)
+                    found = run_operation(operation, values, widths)
                 else:
-                    values[operation.name] = _of_nothing(dense, operation, values, widths)
+                    found = _of_nothing(dense, operation, values, widths)
+                several = found if len(operation.results) > 1 else (found,)
+                values.update(zip(operation.results, several, strict=False))
             for fold in self.folds:
                 constant = values[fold.value]
                 for axis in range(constant.ndim):
@@ -99,6 +101,15 @@ class Depth:
     def _makers(self) -> dict[str, int]:
         """Value -> place of the operation that makes it."""
         return {name: place for place, op in enumerate(self._program.operations) for name in op.results}
+
+    @cached_property
+    def _fixed(self) -> frozenset[str]:
+        """Parameters, buffers, and what is computed from them alone."""
+        found = {*self._program.parameters, *self._program.buffers}
+        for operation in self._program.operations:
+            if found.issuperset(operation.refs()):
+                found.update(operation.results)
+        return frozenset(found)
 
     @cached_property
     def removable(self) -> frozenset[str]:
@@ -171,7 +182,7 @@ class Depth:
             for name in self._carriers.get(group, ())
             if any(size(dimension, nothing) == 0 for dimension in values[name].dimensions)
         }
-        flow = Flow(self._program, gone)
+        flow = Flow(self._program, self._fixed, gone)
         queue = sorted({p for name in gone for p in (*self._readers.get(name, ()), self._makers.get(name, -1))} - {-1})
         queued = set(queue)
         while queue:
@@ -187,8 +198,14 @@ class Depth:
         flow = self._flow(empty)
         rewrite = Rewrite(self._program, flow)
         program = rewrite.program()
-        tail = tuple(op for op in self._program.operations if op.name in flow.constants)
-        return Reduction(program, rewrite.folds, tail, frozenset(self._program.group_sizes) - set(program.group_sizes))
+        wanted = set(flow.constants)
+        tail = []
+        for operation in reversed(self._program.operations):
+            if not wanted.isdisjoint(operation.results):
+                tail.append(operation)
+                wanted.update(name for name in operation.refs() if name in self._fixed)
+        closed = frozenset(self._program.group_sizes).difference(program.group_sizes)
+        return Reduction(program, rewrite.folds, tuple(tail[::-1]), closed)
 
 
 def _of_nothing(
