@@ -216,6 +216,7 @@ class CachedBiasAttention(FusedAttention):
         super().__init__()
         self.table = nn.Parameter(torch.randn(HEADS, 2 * TOKENS - 1))
         places = torch.arange(TOKENS)
+        self.index: Tensor
         self.register_buffer("index", places[:, None] - places[None, :] + TOKENS - 1, persistent=False)
         self.cache: dict[str, Tensor] = {}
 

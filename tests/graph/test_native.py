@@ -148,7 +148,7 @@ def test_a_shared_configuration_stays_shared_where_one_value_fits_all() -> None:
     graph = traced("Configured")
     patched, _ = native("Configured", {"attentions.0.dense": 10, "mlps.0.up": 9, "mlps.1.up": 9})
     assert isinstance(patched, Configured)
-    configs = [patched.config, *(m.config for m in (*patched.attentions, *patched.mlps))]  # type: ignore[union-attr]
+    configs = [patched.config, *(m.config for m in (*patched.attentions, *patched.mlps))]
     assert all(config is patched.config for config in configs)
     assert (patched.config.hidden_size, patched.config.intermediate_size) == (10, 9)
     assert patched.config.num_hidden_layers == HEADS  # a coincidence, not a size

@@ -31,8 +31,10 @@ def test_arithmetic_is_that_of_ints_and_replays_with_other_values(a: int, b: int
         assert result == expected
         assert isinstance(result, TrackedInt)
         assert evaluate(result.origin, {A: a, B: b}) == expected
-    assert evaluate((x * y + c).origin, {A: 2, B: 3}) == 6 + c
-    assert list(places((x * y + c).origin)) == [A, B]
+    total = x * y + c
+    assert isinstance(total, TrackedInt)
+    assert evaluate(total.origin, {A: 2, B: 3}) == 6 + c
+    assert list(places(total.origin)) == [A, B]
 
 
 def test_floats_are_plain_and_leave_a_note() -> None:
@@ -96,17 +98,21 @@ def test_assignments_can_be_undone() -> None:
     assert [integers(model)[place] for place in mlps] == [9, 11]
     revert()
     assert integers(model) == before
-    assert model.mlps[0].config is model.config
+    assert vars(model.mlps[0])["config"] is model.config
 
 
 def test_what_a_run_fills_is_put_back() -> None:
-    model = nn.Linear(2, 2)
-    model.cache = {"a": 1}  # type: ignore[assignment]
+    model, cache = nn.Linear(2, 2), {"a": 1}
+    vars(model).update(cache=cache, seen=[1])
     with preserved(model):
         vars(model)["cache"]["b"] = 2
+        vars(model)["seen"].append(2)
         vars(model)["count"] = 3
-    assert vars(model)["cache"] == {"a": 1}
+        model.register_buffer("made", torch.zeros(1))
+    assert vars(model)["cache"] is cache
+    assert (cache, vars(model)["seen"]) == ({"a": 1}, [1])
     assert "count" not in vars(model)
+    assert not list(model.buffers())
 
 
 def test_a_recording_says_which_call_got_which_attribute() -> None:

@@ -61,19 +61,17 @@ def tracked(model: nn.Module) -> Iterator[set[Origin]]:
 @contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Attributes that a run sets, and dicts and lists that it fills (caches that depend on weights), are put back."""
-    before = [
-        (
-            module,
-            {name: copy.copy(value) if type(value) in (dict, list) else value for name, value in vars(module).items()},
-        )
-        for module in model.modules()
-    ]
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    filled = [(item, copy.copy(item)) for _, held in before for item in held.values() if type(item) in (dict, list)]
     try:
         yield
     finally:
         for module, attributes in before:
             module.__dict__.clear()
             module.__dict__.update(attributes)
+        for item, contents in filled:  # in place: other modules may share them
+            item.clear()
+            item.update(contents) if isinstance(item, dict) else item.extend(contents)
 
 
 def assign(model: nn.Module, values: Mapping[Place, int]) -> Callable[[], None]:

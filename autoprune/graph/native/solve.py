@@ -20,7 +20,7 @@ _SIZE_NAMES = (
 )  # fmt: skip
 _OTHER_NAMES = (
     "kernel", "patch", "window", "image", "img", "vocab", "depth", "layer", "stride", "pool", "max", "position", "pad",
-    "grid", "kernel_size", "resolution", "input_size", "chunk", "feat_size", "buckets", "distance", "type",
+    "grid", "resolution", "input_size", "chunk", "feat_size", "buckets", "distance", "type",
 )  # fmt: skip
 _MOST_TRIALS = 48
 
