@@ -154,7 +154,7 @@ def _halved(graph: DependencyGraph) -> Row:
 
 
 def _training(graph: DependencyGraph, seed: int) -> Row:
-    """One step of gradient descent, in train mode, on the model at half its widths."""
+    """One step of training, in train mode, on the model at half its widths."""
     module = graph.module(graph.uniform(0.5)).clone_tensors().train()
     parameters = dict(module.named_parameters())
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
@@ -162,8 +162,8 @@ def _training(graph: DependencyGraph, seed: int) -> Row:
     outputs = [t for t in flat_outputs(module(*graph.example_inputs)) if t.is_floating_point()]
     loss = torch.stack([output.square().mean() for output in outputs]).sum()
     loss.backward()
-    optimizer = torch.optim.SGD(parameters.values(), lr=1e-2)
-    optimizer.step()
+    # Steps of a size that does not depend on the gradient's: small ones would be lost in rounding.
+    torch.optim.Adam(parameters.values(), lr=1e-3, eps=1e-20).step()
     without = [name for name, parameter in parameters.items() if parameter.grad is None]
     finite = all(bool(torch.isfinite(p.grad).all()) for p in parameters.values() if p.grad is not None)
     changed = sum(1 for name, parameter in parameters.items() if not torch.equal(parameter, before[name]))

@@ -46,6 +46,7 @@ def _model(
 
         chosen = getattr(transformers, config)(**settings)
         chosen.use_cache = False
+        chosen._experts_implementation = "batched_mm"  # the default is an operator of its own
         made = getattr(transformers, model)(chosen)
         return (made if reads is None else Reads(made, reads)), inputs()
 
