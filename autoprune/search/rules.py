@@ -36,7 +36,8 @@ class Rule(BaseModel):
         multiple: widths are multiples of this; `quantum` is the alignment quantum of the hardware profile.
         levels: how many widths, dense included, spread evenly; all allowed widths when not set.
         freeze: true keeps the groups dense.
-        remove: true allows width 0 besides, where the model does; of several groups in one block, one has it.
+        remove: true allows width 0 besides, where the model does, also for what an earlier rule froze; of several
+            groups in one block, one has it.
         tie: groups with the same tie share one relative width. `{1}` stands for what the first wildcard of the
             pattern matched, `{size}` and `{unit}` for the group's own: match `layer*.*.conv1`, tie `stage{1}` makes one
             variable a stage, unit `hidden`, tie `mlp {size}` one for all MLPs of one size.
@@ -154,6 +155,8 @@ class Rules:
             if captured is None:
                 continue
             selected = True
+            if rule.freeze:
+                found["remove"] = False
             for key in rule.model_fields_set - _SELECTORS:
                 found[key] = getattr(rule, key)
             if rule.tie is not None:

@@ -77,9 +77,7 @@ class SearchSpace:
             raise InputError(f"search space: expected a quantum of at least 1, got {quantum}.")
         rules = read_rules(default_space(graph) if source == AUTO else source)
         sizes = {group.id: group.size for group in graph.groups.values()}
-        # Working out what goes with what takes a walk over the program a group: only where blocks may go.
-        removal = Removal.of(graph) if any(rule.remove for rule in rules.rules) else Removal()
-        return cls(rules.name, sizes, make_variables(rules, graph, quantum, removal), removal)
+        return cls(rules.name, sizes, *make_variables(rules, graph, quantum))
 
     @cached_property
     def levels(self) -> tuple[int, ...]:
@@ -93,14 +91,9 @@ class SearchSpace:
         for variable in self.variables:
             for column, group in enumerate(variable.groups):
                 found[group].update(row[column] for row in variable.widths)
-        for group in self.removal.vanished(self._removed):
+        for group in self.removal.vanished(self.removal.groups):
             found[group].add(0)
         return {group: tuple(sorted(widths)) for group, widths in found.items()}
-
-    @cached_property
-    def _removed(self) -> tuple[str, ...]:
-        """Groups that a variable may set to width 0."""
-        return tuple(group for variable in self.variables if (group := variable.removes) is not None)
 
     @cached_property
     def dense(self) -> Choice:
@@ -142,7 +135,7 @@ class SearchSpace:
             if group not in self.groups:
                 raise unknown_name("group", group, self.groups)
         widths = self.removal.closed({group: int(policy.get(group, size)) for group, size in self.groups.items()})
-        gone = self.removal.generators({group for group, width in widths.items() if width == 0}, self._removed)
+        gone = self.removal.generators({group for group, width in widths.items() if width == 0})
         found = tuple(self._level(variable, widths, gone) for variable in self.variables)
         reached = self.removal.closed(self._set(found))
         for group, width in widths.items():
@@ -158,7 +151,7 @@ class SearchSpace:
             InputError: not one valid level for each variable.
         """
         self._check(choice)
-        return self.choice(self.policy(choice)) if self._removed else tuple(int(level) for level in choice)
+        return self.choice(self.policy(choice)) if self.removal.groups else tuple(int(level) for level in choice)
 
     def _set(self, choice: Sequence[int]) -> dict[str, int]:
         """Widths as the variables say."""

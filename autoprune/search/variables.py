@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -55,16 +55,16 @@ class Variable:
         return self.removes is not None and len(self.widths) == 2
 
 
-def make_variables(rules: Rules, graph: DependencyGraph, quantum: int, removal: Removal) -> tuple[Variable, ...]:
-    """The decisions that the rules leave open, in graph order.
+def make_variables(rules: Rules, graph: DependencyGraph, quantum: int) -> tuple[tuple[Variable, ...], Removal]:
+    """The decisions that the rules leave open, in graph order, and what goes with blocks that may go.
 
     Raises:
         InputError: there are none.
     """
     known = traits(graph)
     settings = {group.id: rules.settings(group.id, group.size, known[group.id]) for group in graph.groups.values()}
-    wanted = [g for g, found in settings.items() if found.get("remove") and not found.get("freeze")]
-    removed = _removed(wanted, graph, removal)
+    wanted = [group for group, found in settings.items() if found.get("remove")]
+    removal = Removal.of(graph, wanted)
     tied: dict[tuple[str, str], list[str]] = {}
     for group, found in settings.items():
         tie = found.get("tie")
@@ -76,45 +76,18 @@ def make_variables(rules: Rules, graph: DependencyGraph, quantum: int, removal: 
         if kind == "tie" and free:
             variables.append(_tied(name, free, allowed, settings))
         for group in groups if kind == "tie" else ():
-            if group in removed:
+            if group in removal.groups:
                 variables.append(Variable(f"{group}:depth", (group,), ((0,), (graph.groups[group].size,))))
         if kind == "group":
             widths = _thinned(allowed[name], settings[name].get("levels"))
-            widths = (0, *widths) if name in removed else widths
+            widths = (0, *widths) if name in removal.groups else widths
             if len(widths) > 1:
                 variables.append(Variable(name, (name,), tuple((width,) for width in widths)))
     if not variables:
         raise InputError(
             f"{rules.what}: expected at least one group to prune, got none. {_why_nothing(graph, bool(wanted))}"
         )
-    return tuple(variables)
-
-
-def _removed(wanted: Sequence[str], graph: DependencyGraph, removal: Removal) -> set[str]:
-    """The groups that carry width 0: one for each block, such that any of them may be at 0 together."""
-    blocks: dict[frozenset[str], str] = {}
-    for group in wanted:
-        if graph.groups[group].removable:
-            blocks.setdefault(removal.vanished([group]), group)
-    if _together(list(blocks.values()), graph, removal):
-        return set(blocks.values())
-    chosen: list[str] = []
-    for group in blocks.values():
-        if _together([*chosen, group], graph, removal):
-            chosen.append(group)
-    return set(chosen)
-
-
-def _together(removed: Sequence[str], graph: DependencyGraph, removal: Removal) -> bool:
-    """Whether the model allows that all of these go, and what is gone then is what is expected.
-
-    Parallel branches may each be removable and yet not both: what they add up to would no longer depend on the input.
-    """
-    try:
-        closed = graph.check(dict.fromkeys(removed, 0))
-    except InputError:
-        return False
-    return {group for group, width in closed.items() if width == 0} == removal.vanished(removed)
+    return tuple(variables), removal
 
 
 def _step(size: int, multiple: int | str | None, quantum: int) -> int:

@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
 
 from autoprune.core.errors import Failure, InputError
-from autoprune.graph import SparsityPolicy
+from autoprune.graph import SparsityPolicy, trace
 from autoprune.search.allocation import allocate
 from autoprune.search.damage import damage_curves, damage_plan
 from autoprune.search.objectives import Costs, Objective
 from autoprune.search.proposals import Proposal, without_repeats
 from autoprune.search.removal import Removal
 from autoprune.search.space import Choice, SearchSpace
-from tests.search.architectures import traced
+from tests.search.architectures import LlamaLayer, traced
 
 TIED: dict[str, Any] = {"extends": "llm", "rules": [{"remove": True}]}
 FREE: dict[str, Any] = {"extends": "transformer", "rules": [{"remove": True}]}
@@ -74,6 +76,46 @@ def test_what_blocks_share_is_gone_with_the_last_of_them() -> None:
             policy = space.policy(choice)
             assert policy["layers.0.q:head_dim"] == (0 if count == 3 else 4)
             assert traced("Llama").check(policy) == policy
+
+
+def test_the_last_rule_says_whether_a_block_may_go() -> None:
+    rules = [{"remove": True}, {"match": "stage1.*", "freeze": True}, {"match": "stage1.1.*", "remove": True}]
+    widths = SearchSpace.load({"extends": "transformer", "rules": rules}, traced("Swin")).widths
+    assert widths["stage1.0.mix.qkv"] == (2,)
+    assert widths["stage1.1.mix.qkv"] == (0, 2)
+    assert widths["stage2.0.mix.qkv"] == (0, 1, 2, 3, 4)
+
+
+class Biased(nn.Module):
+    """Two attention blocks whose heads share one table, as T5's do: no heads, no attention anywhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.out = LlamaLayer(16, 4, 4, 4, 8), LlamaLayer(16, 4, 4, 4, 8), nn.Linear(16, 3)
+        self.table = nn.Parameter(torch.randn(4, 5, 5))
+
+    def attended(self, layer: Any, x: Tensor) -> Tensor:
+        n, t, c = x.shape
+        q, k, v = (part(x).view(n, t, 4, 4).transpose(1, 2) for part in (layer.q, layer.k, layer.v))
+        y = torch.softmax(q @ k.transpose(-1, -2) + self.table, -1) @ v
+        z: Tensor = x + layer.o(y.transpose(1, 2).reshape(n, t, c))
+        return z
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.out(self.attended(self.second, self.attended(self.first, x)))
+        return y
+
+
+def test_what_all_blocks_share_is_no_block() -> None:
+    graph = trace(Biased().eval(), torch.randn(2, 5, 16))
+    assert graph.groups["first.q"].removable
+    assert len([member for member in graph.groups["first.q"].members if "second" in member.parameter]) == 4
+    space = SearchSpace.load(FREE, graph)
+    assert {v.name: v.widths[0] for v in space.variables} == {"first.q": (1,), "first.v": (0,), "second.v": (0,)}
+    gone = space.policy(space.narrowest)
+    assert {group for group, width in gone.items() if width} == set()
+    assert graph.check(gone) == gone
+    assert space.choice({"first.q": 0}) == space.narrowest == (3, 0, 0)
 
 
 def test_parallel_branches_do_not_both_go() -> None:
@@ -178,9 +220,16 @@ def test_damage_curves_and_allocation_cope_with_blocks_that_go() -> None:
     assert found[0] == macs([space.narrowest])[0] == graph.macs(dict(space.policy(space.narrowest)))
 
 
-def test_removal_of_a_graph_is_that_of_its_closure() -> None:
+def test_what_goes_alone_is_what_the_graph_says() -> None:
     for name in ("Vit", "Bert", "Llama", "Swin", "Resnet", "Parallel"):
         graph = traced(name)
-        removal = Removal.of(graph)
+        removal = Removal.of(graph, graph.groups)
         for group, closed in graph.closure.items():
             assert removal.vanished([group]) == set(closed)
+
+
+def test_a_model_without_blocks_has_none_to_remove() -> None:
+    graph = traced("Parallel")
+    assert Removal.of(graph, ["left.two"]) == Removal()
+    with pytest.raises(InputError, match="None may be removed whole: no block is a residual branch of its own"):
+        SearchSpace.load({"rules": [{"minimum": 1.0}, {"match": "left.two", "remove": True}]}, graph)

@@ -110,6 +110,6 @@ def test_depth_removes_blocks_and_nothing_else(name: str) -> None:
 
 
 def test_depth_of_one_kind_of_block_in_part_of_a_model() -> None:
-    rules = [{"minimum": 1.0}, {"unit": "hidden", "remove": True}, {"match": "stage1.*", "remove": False}]
+    rules = [{"freeze": True}, {"unit": "hidden", "remove": True}, {"match": "stage1.*", "remove": False}]
     space = SearchSpace.load({"rules": rules}, traced("Swin"))
     assert [variable.name for variable in space.variables] == ["stage2.0.think.one", "stage2.1.think.one"]
