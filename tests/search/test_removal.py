@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,14 @@ from autoprune.core.errors import Failure, InputError
 from autoprune.graph import SparsityPolicy, trace
 from autoprune.search.allocation import allocate
 from autoprune.search.damage import damage_curves, damage_plan
+from autoprune.search.executors import open_executor
 from autoprune.search.objectives import Costs, Objective
 from autoprune.search.proposals import Proposal, without_repeats
 from autoprune.search.removal import Removal
-from autoprune.search.space import Choice, SearchSpace
+from autoprune.search.space import Choice, SearchSpace, Variable
+from autoprune.search.study import Seed, StudySettings, run_search
 from tests.search.architectures import LlamaLayer, traced
+from tests.search.synthetic import SyntheticCosts, SyntheticEvaluator, synthetic_problem
 
 TIED: dict[str, Any] = {"extends": "llm", "rules": [{"remove": True}]}
 FREE: dict[str, Any] = {"extends": "transformer", "rules": [{"remove": True}]}
@@ -194,6 +199,34 @@ def test_no_policy_is_proposed_twice() -> None:
     policies = {space.policy(choice) for choice in fresh}
     assert len(policies) == len(fresh) > 50
     assert space.policy(space.dense) not in policies
+
+
+def test_a_search_evaluates_no_policy_twice_and_reaches_them_all(tmp_path: Path) -> None:
+    """The first of three groups takes the second with it: 1 + 2 * 3 of the 3 * 3 choices of both differ."""
+    problem = synthetic_problem(variables=3, levels=2)
+    names = list(problem.space.groups)
+    space = SearchSpace(
+        "synthetic",
+        dict.fromkeys(names, 2),
+        tuple(Variable(name, (name,), ((0,), (1,), (2,))) for name in names),
+        Removal(
+            tuple(names), {n: frozenset([n, *extra]) for n, extra in zip(names, [names[1:2], [], []], strict=True)}
+        ),
+    )
+    small = replace(problem, space=space, costs=SyntheticCosts(space, (1.0, 2.0, 3.0)))
+    seeds = [Seed(space.policy(space.dense), "dense"), Seed(space.policy(space.narrowest), "allocation")]
+    with open_executor(small.evaluator) as executor:
+        trials = run_search(
+            small,
+            executor,
+            StudySettings(trials=60),
+            seeds=seeds,
+            folder=tmp_path,
+            evaluate=SyntheticEvaluator.evaluate,
+        )
+    assert len(trials) == len({trial.policy for trial in trials}) == (1 + 2 * 3) * 3
+    assert all(space.canonical(trial.choice) == trial.choice for trial in trials)
+    assert all(space.policy(trial.choice) == trial.policy for trial in trials)
 
 
 def test_damage_curves_and_allocation_cope_with_blocks_that_go() -> None:
