@@ -14,8 +14,9 @@ shrink (a model's main widths are prunable where it is above one half); three ra
 residual widths; removed blocks), sliced, run and compared with the zeroed-columns oracle, in float64 with a tolerance
 of 1e-7 of the largest output (float32 and 1e-3 where an operator refuses float64); one training step; ONNX and pt2 of
 the model at half its widths, outputs compared; the user's class at these sizes, or why not; milliseconds from a policy
-to its model (units given / ranked by l1, all tensors copied); and Torch-Pruning at the same ratio: whether it gives a
-smaller model that runs, and how many times longer it takes from policy to model, its deep copy left out.
+to its model, half the units kept as l1 ranks them (`owned`: every tensor the model's own copy, ready to train); and
+Torch-Pruning at the same ratio: whether it gives a smaller model that runs, and how many times longer it takes from
+policy to model (its dependency graph and pruning step; its deep copy of the model left out).
 
 Exit status 1 where a figure of the summary is missed.
 """
@@ -215,7 +216,7 @@ def _plain(row: Row) -> Row:
 
 HEADER = (
     f"{'model':44} {'export':>6} {'analys':>6} {'ops':>5} {'grps':>4} {'share':>5} {'main':>5} {'oracle':>6} "
-    f"{'cut':>7} {'train':>5} {'onnx':>4} {'pt2':>4} {'nativ':>5} {'ms':>5} {'l1 ms':>6} {'peer':>7}"
+    f"{'cut':>7} {'train':>5} {'onnx':>4} {'pt2':>4} {'nativ':>5} {'ms':>5} {'owned':>6} {'peer':>7}"
 )
 
 
@@ -242,7 +243,7 @@ def line(row: Row) -> str:
         f"{row['name']:44} {number('export_s', '.1f'):>6} {number('analysis_s', '.2f'):>6} "
         f"{number('operators', 'd'):>5} {number('groups', 'd'):>4} {number('prunable_share', '.2f'):>5} "
         f"{number('main_share', '.2f'):>5} {equal:>6} {cut:>7} {verdict('training'):>5} {verdict('onnx'):>4} "
-        f"{verdict('pt2'):>4} {verdict('native'):>5} {number('policy_ms', '.1f'):>5} {number('ranked_ms', '.1f'):>6} "
+        f"{verdict('pt2'):>4} {verdict('native'):>5} {number('policy_ms', '.1f'):>5} {number('owned_ms', '.1f'):>6} "
         f"{peer:>7}{'' if handled(row) else '  not handled'}"
     )
     errors = [f"{stage}: {message}" for stage, message in row.get("errors", {}).items()]

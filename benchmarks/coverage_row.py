@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from autoprune.graph.dimension import Batch
 from autoprune.graph.native import patch
 from autoprune.pruning import Pruner
 from benchmarks.coverage_peer import torch_pruning_row
-from benchmarks.coverage_policies import checked, in_double, random_policies
+from benchmarks.coverage_policies import RandomPolicy, checked, in_double, random_policies
 from benchmarks.coverage_text import first_line
 from benchmarks.coverage_widths import main_obstacles, main_share, obstacles
 from benchmarks.coverage_zoo import Entry, built
@@ -58,17 +58,16 @@ def measure(entry: Entry, settings: Settings, report: Report) -> Row:
         with torch.no_grad():
             row["macs"] = int(graph.macs({Batch.KEY: 1}))
         policies = _stage(row, "policies", report, lambda: random_policies(graph, settings.seed)) or []
-        double = in_double(graph)
-        row["policies"] = [checked(graph, double, policy) for policy in policies]
-        del double
+        row["policies"] = _stage(row, "oracle", report, lambda: _checked(graph, policies)) or []
         row["half"] = _stage(row, "half", report, lambda: _halved(graph))
         row["training"] = _stage(row, "training", report, lambda: _training(graph, settings.seed))
         row["native"] = _stage(row, "native", report, lambda: _native(graph, model))
-        row["policy_ms"] = _stage(row, "policy_ms", report, lambda: _policy_ms(graph, settings.repeats))
-        row["ranked_ms"] = _stage(row, "ranked_ms", report, lambda: _ranked_ms(graph, settings.repeats))
+        row.update(_stage(row, "policy_ms", report, lambda: _policy_ms(graph, settings.repeats)) or {})
     if settings.peer_limit_s > 0:
-        report("peer", row)
-        row["peer"] = torch_pruning_row(model, inputs, _last_layers(graph), settings.peer_limit_s)
+        limit_s = settings.peer_limit_s
+        row["peer"] = _stage(
+            row, "peer", report, lambda: torch_pruning_row(model, inputs, _last_layers(graph), limit_s)
+        )
     if graph is not None:
         row["onnx"] = _stage(row, "onnx", report, lambda: _exported(graph, "onnx"))
         row["pt2"] = _stage(row, "pt2", report, lambda: _exported(graph, "pt2"))
@@ -78,11 +77,14 @@ def measure(entry: Entry, settings: Settings, report: Report) -> Row:
 def _stage(row: Row, name: str, report: Report, work: Callable[[], Any]) -> Any:
     """The stage's result, or None with what it raised under `errors`."""
     report(name, row)
+    start = time.perf_counter()
     try:
         return work()
     except Exception as error:  # a stage that fails is what this benchmark is there to show
         row.setdefault("errors", {})[name] = f"{type(error).__name__}: {first_line(error)}"
         return None
+    finally:
+        row.setdefault("stage_s", {})[name] = round(time.perf_counter() - start, 2)
 
 
 def _traced(model: nn.Module, inputs: Any, row: Row) -> DependencyGraph | None:
@@ -144,6 +146,11 @@ def export_timed() -> Iterator[list[float]]:
             setattr(owner, name, original)
 
 
+def _checked(graph: DependencyGraph, policies: Sequence[RandomPolicy]) -> list[Row]:
+    double = in_double(graph)
+    return [checked(graph, double, policy) for policy in policies]
+
+
 def _halved(graph: DependencyGraph) -> Row:
     """What half of every group's units leaves."""
     module = graph.module(graph.uniform(0.5))
@@ -202,16 +209,18 @@ def _median_ms(work: Callable[[], Any], repeats: int) -> float:
     return float(np.median(times[2:]))
 
 
-def _policy_ms(graph: DependencyGraph, repeats: int) -> float:
-    """From a policy to its module: the first units of each group kept."""
-    policy = graph.uniform(0.5)
-    return _median_ms(lambda: graph.module(policy), repeats)
+def _policy_ms(graph: DependencyGraph, repeats: int) -> Row:
+    """From a policy to its module at half of every group's units, those that l1 ranks highest.
 
-
-def _ranked_ms(graph: DependencyGraph, repeats: int) -> float:
-    """The same with the units that l1 ranks highest, every tensor the module's own."""
+    Returns:
+        `policy_ms`: the module; `owned_ms`: by `Pruner.slice`, every tensor the module's own, ready to train.
+    """
     pruner, policy = Pruner(graph, "l1"), graph.uniform(0.5)
-    return _median_ms(lambda: pruner.slice(policy), repeats)
+    kept = {name: pruner.orders[name].kept(width) for name, width in policy.items()}
+    return {
+        "policy_ms": _median_ms(lambda: graph.module(kept=kept), repeats),
+        "owned_ms": _median_ms(lambda: pruner.slice(policy), repeats),
+    }
 
 
 def _last_layers(graph: DependencyGraph | None) -> list[str]:

@@ -48,8 +48,8 @@ def row(**changes: Any) -> dict[str, Any]:
         "onnx": {"ok": True},
         "pt2": {"ok": True},
         "native": {"ok": False, "reason": "sizes are fixed | here"},
-        "policy_ms": 1.0,
-        "ranked_ms": 2.0,
+        "policy_ms": 2.0,
+        "owned_ms": 4.0,
         "peer": {"handled": True, "setting": "heads unknown", "build_ms": 100.0, "step_ms": 60.0, "reason": ""},
     }
     return whole | changes
@@ -119,9 +119,9 @@ def test_a_model_is_handled_only_where_everything_holds(changes: dict[str, Any])
 
 def test_ratio_is_of_building_and_pruning_over_ours() -> None:
     assert ratio(row()) == 80.0
-    assert ratio(row(), "policy_ms") == 160.0
+    assert ratio(row(), "owned_ms") == 40.0
     assert ratio(row(peer={"handled": False, "reason": "RuntimeError"})) is None
-    assert ratio(row(ranked_ms=None)) is None
+    assert ratio(row(policy_ms=None)) is None
 
 
 def test_figures_meet_and_miss() -> None:
