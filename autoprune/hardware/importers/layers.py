@@ -85,9 +85,9 @@ class Layers:
         call = f"linear.default({self.last},w({features},{self.shape[-1]}),w({features},))"
         return self._layer((*self.shape[:-1], features), call)
 
-    def pool(self, kind: str, kernel: int, stride: int) -> Layers:
-        """`max` or `avg` pooling, padded as much as half the kernel where that leaves ceil(side / stride)."""
-        padding = (kernel - 1) // 2
+    def pool(self, kind: str, kernel: int, stride: int, padding: int | None = None) -> Layers:
+        """`max` or `avg` pooling, padded by just under half the kernel unless said otherwise."""
+        padding = (kernel - 1) // 2 if padding is None else padding
         side = tuple((given + 2 * padding - kernel) // stride + 1 for given in self.shape[2:])
         arguments = [_text((kernel, kernel)), _text((stride, stride))] + [_text((padding, padding))] * bool(padding)
         return self._layer((*self.shape[:2], *side), f"{kind}_pool2d.default({','.join([self.last, *arguments])})")

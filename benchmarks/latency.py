@@ -1,0 +1,74 @@
+"""How well latency models predict what others measured: phones' GPUs and data-centre GPUs.
+
+    python benchmarks/latency.py --data ../shared/data/latency --seeds 10 --out runs/latency.json
+
+Each figure is the mean over random splits, with the lowest and highest; what is tested was in no fit, and every choice
+is made by cross-validation on the training part. Exit status 1 where what is asked is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, installed or not
+
+from autoprune.core.files import write_json
+from benchmarks import latency_gpus, latency_phones
+from benchmarks.latency_data import GPUS, PHONES
+
+Figures = Mapping[str, Sequence[Mapping[str, float]]]
+AT_LEAST = ("within 10 %",)
+
+
+def shown(title: str, figures: Figures) -> str:
+    """A block of lines, a figure a line: mean, lowest and highest over the seeds."""
+    lines = [title]
+    for part, runs in figures.items():
+        for name in runs[0]:
+            values = np.array([run[name] for run in runs])
+            cell = f"{values.mean():.4f}  ({values.min():.4f} .. {values.max():.4f})"
+            lines.append(f"  {f'{part}: {name}':44} {cell}")
+    return "\n".join(lines)
+
+
+def met(runs: Sequence[Mapping[str, float]], accepted: Mapping[str, float]) -> dict[str, bool]:
+    """Whether the mean over seeds is as good as asked."""
+    means = {name: float(np.mean([run[name] for run in runs])) for name in accepted}
+    return {name: means[name] >= ask if name in AT_LEAST else means[name] <= ask for name, ask in accepted.items()}
+
+
+def main() -> int:
+    """Run it; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the published measurements")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--only", choices=("phones", "gpus"))
+    parser.add_argument("--out", type=Path, default=Path("runs/latency-published.json"))
+    options = parser.parse_args()
+    seeds = range(options.seeds)
+    results: dict[str, Figures] = {}
+    verdicts: dict[str, dict[str, bool]] = {}
+    for phone in PHONES if options.only != "gpus" else ():
+        results[phone] = latency_phones.all_splits(options.data, phone, seeds)
+        verdicts[phone] = met(results[phone]["split"], latency_phones.ACCEPTED)
+        print(shown(phone, results[phone]), flush=True)
+    for device in GPUS if options.only != "phones" else ():
+        for operation in ("linear", "bmm"):
+            name = f"{device}, {operation}"
+            results[name] = latency_gpus.all_splits(options.data, device, operation, seeds)
+            verdicts[name] = met(results[name]["quarter"], latency_gpus.ACCEPTED)
+            print(shown(name, results[name]), flush=True)
+    asked = {"phones": latency_phones.ACCEPTED, "gpus": latency_gpus.ACCEPTED}
+    write_json(options.out, {"asked": asked, "figures": results, "met": verdicts, "seeds": options.seeds})
+    for name, verdict in verdicts.items():
+        print(f"{name}: " + ", ".join(f"{figure} {'met' if good else 'MISSED'}" for figure, good in verdict.items()))
+    return 0 if all(good for verdict in verdicts.values() for good in verdict.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
