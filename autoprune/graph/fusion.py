@@ -1,8 +1,9 @@
 """Fused operations of the deployed program: what an inference runtime runs as one kernel.
 
 A convolution takes the batch norm, activation, residual addition and activation behind it; a linear layer or any
-element-wise operation takes the element-wise ones behind it; views cost nothing; everything else is a kernel alone.
-Only values that nothing else reads are fused away.
+element-wise operation takes the element-wise ones behind it; views cost nothing, nor does what no input reaches, which
+runtimes compute once when they load a model; everything else, attention as a whole, is a kernel alone. Only values that
+nothing else reads are fused away.
 """
 
 from __future__ import annotations
@@ -12,31 +13,49 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.graph.dimension import Batch, Constant, Dimension, Widths, size
+from autoprune.graph.folding import fixed_values
 from autoprune.graph.kernel import Kernel
+from autoprune.graph.macs import operation_macs
 from autoprune.graph.program import Operation, Program, Ref, Size, Value
-from autoprune.graph.slot_text import folded_norm, slot_text
+from autoprune.graph.slot_text import NORMS, Known, folded_norm, slot_text
 
 CONVOLUTIONS = frozenset(
     f"aten.{name}"
     for name in ("conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding")
 )
 LINEAR = "aten.linear.default"
-_UNARY = ("relu", "relu6", "hardtanh", "leaky_relu", "elu", "gelu", "silu", "mish", "hardswish", "hardsigmoid")
-_UNARY_TOO = ("sigmoid", "tanh", "softplus", "clamp", "neg", "exp", "sqrt", "rsqrt", "abs")
-_BINARY = ("add", "sub", "mul", "div")
-ELEMENTWISE = frozenset(
-    [f"aten.{name}{mark}.default" for name in (*_UNARY, *_UNARY_TOO) for mark in ("", "_")]
-    + [f"aten.{name}{mark}.{kind}" for name in _BINARY for mark in ("", "_") for kind in ("Tensor", "Scalar")]
-    + ["aten.batch_norm.default", "aten.pow.Tensor_Scalar"]
+_UNARY = (
+    "relu relu6 hardtanh leaky_relu elu selu celu gelu silu mish hardswish hardsigmoid sigmoid tanh softplus",
+    "clamp clamp_min clamp_max neg exp expm1 sqrt rsqrt abs sign floor ceil round trunc log log1p log2 log_sigmoid",
+    "square reciprocal erf sin cos tan logical_not bitwise_not isnan isinf nan_to_num threshold rrelu",
 )
-_IDENTITIES = ("dropout", "dropout_", "feature_dropout", "alpha_dropout", "alias", "contiguous", "detach", "detach_")
-IDENTITIES = frozenset(f"aten.{name}.default" for name in (*_IDENTITIES, "clone", "lift_fresh_copy"))
+_BINARY = (
+    "add.Tensor add.Scalar sub.Tensor sub.Scalar mul.Tensor mul.Scalar div.Tensor div.Scalar div.Tensor_mode",
+    "rsub.Scalar rsub.Tensor remainder.Scalar remainder.Tensor fmod.Scalar floor_divide.default maximum.default",
+    "minimum.default max.other min.other pow.Tensor_Scalar pow.Tensor_Tensor pow.Scalar addcmul.default",
+    "addcdiv.default lerp.Scalar lerp.Tensor where.self where.ScalarOther where.ScalarSelf where.Scalar",
+    "masked_fill.Scalar masked_fill.Tensor logical_and.default logical_or.default logical_xor.default",
+)
+_COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge", "__and__", "__or__", "bitwise_and", "bitwise_or")
+_CASTS = ("to.dtype", "to.dtype_layout", "to.device", "to.other", "_to_copy.default", "type_as.default")
+CASTS = frozenset(f"aten.{name}" for name in _CASTS)
+ELEMENTWISE = (
+    frozenset(
+        [f"aten.{name}.default" for name in " ".join(_UNARY).split()]
+        + [f"aten.{name}" for name in " ".join(_BINARY).split()]
+        + [f"aten.{name}.{kind}" for name in _COMPARISONS for kind in ("Tensor", "Scalar")]
+    )
+    | NORMS
+    | CASTS
+)
+_IDENTITIES = ("dropout", "feature_dropout", "alpha_dropout", "alias", "contiguous", "detach", "clone")
+IDENTITIES = frozenset(f"aten.{name}.default" for name in (*_IDENTITIES, "lift_fresh_copy"))
 _VIEWS = ("view.default", "reshape.default", "_unsafe_view.default", "flatten.using_ints", "unflatten.int")
 VIEWS = frozenset(
     f"aten.{name}" for name in (*_VIEWS, "squeeze.default", "squeeze.dim", "squeeze.dims", "unsqueeze.default")
 )
-_ENDLESS = (1 << 63) - 1
-_BATCH = re.compile(r"\bn\b")
+_ENDLESS = (1 << 62) - 1
+_QUOTED_OR_BATCH = re.compile(r"'[^']*'|\bn\b")
 _BYTES = {"float64": 8, "int64": 8, "float16": 2, "bfloat16": 2, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
 
 
@@ -62,9 +81,10 @@ class KernelSlot:
     Attributes:
         name: of its first operation.
         operator: the class its efficiency is fitted by: `conv`, `pointwise`, `depthwise`, `grouped`, `linear`,
-            `matmul`, `pool`, `concat`, `reduce`, `elementwise`, `other`.
+            `matmul`, `attention`, `pool`, `concat`, `reduce`, `elementwise`, `other`.
         operations: names of the fused operations, in order.
-        inputs, parameters, outputs: names of the activations and parameters it reads and the values it leaves.
+        inputs, parameters, outputs: names of the activations it reads, of the parameters and the constants made of
+            them (masks, position tables), and of the values it leaves.
         signature: the family's text with the batch still named `n`.
         dimensions: what `c0`, `c1`, ... of the signature are.
     """
@@ -78,11 +98,12 @@ class KernelSlot:
     signature: str
     dimensions: tuple[Dimension, ...]
     _program: Program
+    _chain: tuple[Operation, ...]
     _folded: frozenset[str]  # norms that are part of a convolution's weights when deployed
 
     def family(self, batch: int = 1) -> str:
         """The family's text at a batch size."""
-        return _BATCH.sub(str(batch), self.signature)
+        return _QUOTED_OR_BATCH.sub(lambda found: found[0] if found[0] != "n" else str(batch), self.signature)
 
     def kernel(self, widths: Widths) -> Kernel:
         """The kernel under `widths` (group id -> int; batch under `Batch.KEY`)."""
@@ -92,10 +113,9 @@ class KernelSlot:
     def flops(self, widths: Widths) -> Any:
         """Floating-point operations (two a multiply-accumulate) under `widths`."""
         total: Any = 0
-        by_name = {operation.name: operation for operation in self._program.operations}
-        for name in self.operations:
-            if name not in self._folded:
-                total = total + _operation_flops(self._program, by_name[name], widths)
+        for operation in self._chain:
+            if operation.name not in self._folded:
+                total = total + self._operation_flops(operation, widths)
         return total
 
     def bytes(self, widths: Widths) -> Any:
@@ -103,68 +123,29 @@ class KernelSlot:
         names = (*self.inputs, *self.parameters, *self.outputs)
         return sum(value_bytes(self._program.values[name], widths) for name in names)
 
-
-def _operation_flops(program: Program, operation: Operation, widths: Widths) -> Any:
-    result = program.values[operation.results[0]]
-    if operation.target in CONVOLUTIONS or operation.target == LINEAR:
-        weight = program.values[operation.argument(1, "weight").name]
-        inner: Any = 2
-        for dimension in weight.dimensions[1:]:
-            inner = inner * size(dimension, widths)
-        return inner * _elements(result, widths)
-    if operation.target in ("aten.matmul.default", "aten.bmm.default", "aten.mm.default"):
-        left = program.values[operation.argument(0, "self").name]
-        return 2 * size(left.dimensions[-1], widths) * _elements(result, widths)
-    reads = [name for name in operation.refs() if name not in program.parameters and name not in program.buffers]
-    return max((_elements(program.values[name], widths) for name in reads), key=_magnitude, default=0)
+    def _operation_flops(self, operation: Operation, widths: Widths) -> Any:
+        """Two a multiply-accumulate, one an element of the largest activation where nothing is multiplied."""
+        products = operation_macs(self._program, operation, widths)
+        if _magnitude(products):
+            return 2 * products
+        reads = [name for name in operation.refs() if name not in self.parameters and name in self._program.values]
+        return max((_elements(self._program.values[name], widths) for name in reads), key=_magnitude, default=0)
 
 
 def _magnitude(value: Any) -> float:
     return float(value.max()) if hasattr(value, "max") else float(value)
 
 
-@dataclass
-class _Draft:
-    """A kernel while operations are still being added to it."""
-
-    operations: list[Operation]
-    tail: str
-
-
 def kernel_slots(program: Program) -> tuple[KernelSlot, ...]:
     """The fused operations of a program, in execution order."""
-    readers = _reader_counts(program)
-    alias: dict[str, str] = {}  # same value, same shape, under another name
-    drafts: list[_Draft] = []
-    producer: dict[str, int] = {}  # value -> index of the draft that leaves it (views included)
-    for operation in program.operations:
-        if _is_identity(operation):
-            source = operation.refs()[0]
-            alias[operation.name] = alias.get(source, source)
-            producer[operation.name] = producer.get(source, -1)
-            continue
-        if operation.target in VIEWS or not _is_tensor(program, operation):
-            reads = [producer.get(name, -1) for name in operation.refs()]
-            for result in operation.results:
-                producer[result] = max(reads, default=-1)
-            continue
-        index = _fuse_into(program, operation, drafts, producer, alias, readers)
-        if index is None:
-            drafts.append(_Draft([operation], operation.name))
-            index = len(drafts) - 1
-        else:
-            drafts[index].operations.append(operation)
-            drafts[index].tail = operation.name
-        for result in operation.results:
-            producer[result] = index
-    return tuple(_slot(program, draft, alias) for draft in drafts)
+    return _Fusion(program).slots()
 
 
 def storage(program: Program) -> dict[str, str]:
     """Each view, and each value under another name -> the value whose bytes it shares."""
     owner: dict[str, str] = {}
     for operation in program.operations:
-        if operation.target in VIEWS or _is_identity(operation):
+        if operation.target in VIEWS or _is_identity(program, operation):
             source = operation.refs()[0]
             owner[operation.name] = owner.get(source, source)
     return owner
@@ -181,14 +162,17 @@ def _reader_counts(program: Program) -> dict[str, int]:
     return counts
 
 
-def _is_tensor(program: Program, operation: Operation) -> bool:
-    if not operation.target.startswith("aten.") or operation.target.startswith(("aten.sym_", "aten._assert")):
+def _is_identity(program: Program, operation: Operation) -> bool:
+    """Whether its result is its first operand: nothing runs for it."""
+    reads = operation.refs()
+    if not reads or operation.name not in program.values:
         return False
-    return any(program.values[name].dtype != "int" for name in operation.results if name in program.values)
-
-
-def _is_identity(operation: Operation) -> bool:
-    return bool(operation.refs()) and (operation.target in IDENTITIES or is_whole_slice(operation))
+    if operation.target in IDENTITIES:
+        return True
+    before, after = program.values[reads[0]], program.values[operation.name]
+    if operation.target in CASTS:
+        return before.dtype == after.dtype
+    return is_whole_slice(operation)
 
 
 def is_whole_slice(operation: Operation) -> bool:
@@ -199,57 +183,113 @@ def is_whole_slice(operation: Operation) -> bool:
     return start in (None, 0) and (end is None or (isinstance(end, int) and end >= _ENDLESS)) and step == 1
 
 
-def _fuse_into(
-    program: Program,
-    operation: Operation,
-    drafts: list[_Draft],
-    producer: dict[str, int],
-    alias: dict[str, str],
-    readers: dict[str, int],
-) -> int | None:
-    """The draft this operation joins: that of its latest operand, if that is its tail and nothing else reads it."""
-    if operation.target not in ELEMENTWISE:
-        return None
-    operands = [name for name in operation.refs() if name not in program.parameters and name not in program.buffers]
-    if not operands:
-        return None
-    latest = max(operands, key=lambda name: producer.get(name, -1))
-    index = producer.get(latest, -1)
-    if index < 0 or drafts[index].tail != alias.get(latest, latest):
-        return None
-    anchor = drafts[index].operations[0].target
-    fusable = anchor in CONVOLUTIONS or anchor == LINEAR or anchor in ELEMENTWISE
-    alone = all(readers.get(name, 0) == 1 for name in {latest, alias.get(latest, latest)})
-    same_shape = program.values[latest].dimensions == program.values[operation.name].dimensions
-    return index if fusable and alone and same_shape else None
+@dataclass
+class _Draft:
+    """A kernel while operations are still being added to it."""
+
+    operations: list[Operation]
+    tail: str
 
 
-def _slot(program: Program, draft: _Draft, alias: dict[str, str]) -> KernelSlot:
-    fixed = set(program.parameters) | set(program.buffers)
-    inside = {name for operation in draft.operations for name in operation.results}
-    folded = folded_norm(draft.operations)
-    read = [alias.get(name, name) for op in draft.operations if op is not folded for name in op.refs()]
-    if (
-        folded is not None
-        and isinstance(folded.argument(2, "bias"), Ref)
-        and not draft.operations[0].argument(2, "bias")
-    ):
-        read.append(folded.argument(2, "bias").name)
-    outputs = draft.operations[-1].results
-    operator = operator_class(program, draft.operations[0])
-    signature, dimensions = slot_text(program, draft.operations, alias, operator)
-    return KernelSlot(
-        name=draft.operations[0].name,
-        operator=operator,
-        operations=tuple(operation.name for operation in draft.operations),
-        inputs=tuple(dict.fromkeys(name for name in read if name not in inside and name not in fixed)),
-        parameters=tuple(dict.fromkeys(name for name in read if name in fixed)),  # a folded norm leaves its shift
-        outputs=tuple(outputs),
-        signature=signature,
-        dimensions=dimensions,
-        _program=program,
-        _folded=frozenset() if folded is None else frozenset((folded.name,)),
-    )
+class _Fusion:
+    """One pass over a program that joins operations to kernels.
+
+    Attributes:
+        alias: value -> the value that it is under another name.
+        producer: value -> index of the draft that leaves it, views included; -1 for inputs.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.fixed = fixed_values(program)
+        self.readers = _reader_counts(program)
+        self.alias: dict[str, str] = {}
+        self.producer: dict[str, int] = {}
+        self.drafts: list[_Draft] = []
+
+    def slots(self) -> tuple[KernelSlot, ...]:
+        for operation in self.program.operations:
+            if operation.name in self.fixed or not self._is_tensor(operation):
+                continue
+            reads = self._activations(operation)
+            if _is_identity(self.program, operation):
+                self.alias[operation.name] = self.alias.get(reads[0], reads[0])
+                self.producer[operation.name] = self.producer.get(reads[0], -1)
+            elif operation.target in VIEWS:
+                self.producer[operation.name] = self.producer.get(reads[0], -1)
+            elif reads:
+                self._add(operation)
+        return tuple(self._slot(draft) for draft in self.drafts)
+
+    def _is_tensor(self, operation: Operation) -> bool:
+        if not operation.target.startswith("aten.") or operation.target.startswith(("aten.sym_", "aten._assert")):
+            return False
+        values = self.program.values
+        return any(values[name].dtype != "int" for name in operation.results if name in values)
+
+    def _activations(self, operation: Operation) -> list[str]:
+        """Tensors it reads that follow from the model's inputs."""
+        values = self.program.values
+        return [n for n in operation.refs() if n not in self.fixed and n in values and values[n].dtype != "int"]
+
+    def _add(self, operation: Operation) -> None:
+        index = self._joined(operation)
+        if index is None:
+            self.drafts.append(_Draft([operation], operation.name))
+            index = len(self.drafts) - 1
+        else:
+            self.drafts[index].operations.append(operation)
+            self.drafts[index].tail = operation.name
+        for result in operation.results:
+            self.producer[result] = index
+
+    def _joined(self, operation: Operation) -> int | None:
+        """The draft this operation joins: that of its latest operand, if that is its tail and nothing else reads it."""
+        if operation.target not in ELEMENTWISE:
+            return None
+        latest = max(self._activations(operation), key=lambda name: self.producer.get(name, -1))
+        index, original = self.producer.get(latest, -1), self.alias.get(latest, latest)
+        if index < 0 or self.drafts[index].tail != original:
+            return None
+        anchor = self.drafts[index].operations[0].target
+        fusable = anchor in CONVOLUTIONS or anchor == LINEAR or anchor in ELEMENTWISE
+        alone = all(self.readers.get(name, 0) == 1 for name in {latest, original})
+        same_shape = self.program.values[latest].dimensions == self.program.values[operation.name].dimensions
+        return index if fusable and alone and same_shape else None
+
+    def _slot(self, draft: _Draft) -> KernelSlot:
+        chain = tuple(draft.operations)
+        inside = {name for operation in chain for name in operation.results}
+        folded = folded_norm(chain)
+        read = [self.alias.get(name, name) for op in chain if op is not folded for name in op.refs()]
+        if folded is not None and isinstance(folded.argument(2, "bias"), Ref) and not chain[0].argument(2, "bias"):
+            read.append(folded.argument(2, "bias").name)  # a folded norm leaves its shift
+        tensors = [name for name in read if name in self.program.values and self.program.values[name].dtype != "int"]
+        operator = operator_class(self.program, chain[0])
+        known = Known(self.program, self.alias, self.fixed, frozenset(self.readers))
+        signature, dimensions = slot_text(known, chain, operator)
+        return KernelSlot(
+            name=chain[0].name,
+            operator=operator,
+            operations=tuple(operation.name for operation in chain),
+            inputs=tuple(dict.fromkeys(name for name in tensors if name not in inside and name not in self.fixed)),
+            parameters=tuple(dict.fromkeys(name for name in tensors if name in self.fixed)),
+            outputs=known.left(chain[-1]),
+            signature=signature,
+            dimensions=dimensions,
+            _program=self.program,
+            _chain=chain,
+            _folded=frozenset() if folded is None else frozenset((folded.name,)),
+        )
+
+
+_CLASSES = {
+    "linear": "linear", "addmm": "linear", "matmul": "matmul", "bmm": "matmul", "mm": "matmul", "baddbmm": "matmul",
+    "einsum": "matmul", "scaled_dot_product_attention": "attention", "cat": "concat", "mean": "reduce",
+    "sum": "reduce", "amax": "reduce", "softmax": "reduce", "log_softmax": "reduce", "layer_norm": "reduce",
+    "group_norm": "reduce", "rms_norm": "reduce", "instance_norm": "reduce", "linalg_vector_norm": "reduce",
+    "var": "reduce", "var_mean": "reduce", "cumsum": "reduce", "topk": "reduce",
+}  # fmt: skip
 
 
 def operator_class(program: Program, anchor: Operation) -> str:
@@ -263,16 +303,4 @@ def operator_class(program: Program, anchor: Operation) -> str:
         return "pointwise" if all(d == Constant(1) for d in weight[2:]) else "conv"
     if anchor.target in ELEMENTWISE:
         return "elementwise"
-    classes = {
-        "linear": "linear",
-        "addmm": "linear",
-        "matmul": "matmul",
-        "bmm": "matmul",
-        "mm": "matmul",
-        "cat": "concat",
-    }
-    if name in classes:
-        return classes[name]
-    if "pool" in name:
-        return "pool"
-    return "reduce" if name in ("mean", "sum", "amax", "softmax", "layer_norm", "group_norm") else "other"
+    return _CLASSES.get(name, "pool" if "pool" in name else "other")

@@ -6,7 +6,8 @@ at given sizes. The text is a subset of Python's grammar (and is parsed as such,
     x0:(1,c0,28,28);y0:(1,c1,28,28)=conv2d.default(x0,w(c1,c0,3,3),w(c1,),(1,1),(1,1),(1,1),1);
     y1:(1,c1,28,28)=relu.default(y0)
 
-`x0` is an activation that comes in, `y0` a result (`y0[1]` the second of several), `w(...)` a parameter of that shape.
+`x0` is an activation that comes in, `y0` a result (`y0[1]` the second of several; None stands for the shape of one that
+nothing reads), `w(...)` a parameter of that shape (`w('int64',...)` of another type), `w0` the first of them again.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class _Reader:
                 f"got {self._family[:160]!r}. The file was edited by hand or written by another version; profile anew."
             ) from error
         read = {name for operation in self._operations for name in operation.refs()}
-        outputs = tuple(name for op in self._operations for name in op.results if name not in read)
+        results = [name for op in self._operations for name in op.results]
+        outputs = tuple(name for name in results if name not in read and name in self._values)
         return Program(
             inputs=tuple(self._inputs),
             outputs=outputs,
@@ -154,7 +156,8 @@ class _Reader:
         if isinstance(annotation, ast.List):
             names = tuple(name if i == 0 else f"{name}.{i}" for i in range(len(annotation.elts)))
             for result, shape in zip(names, annotation.elts, strict=True):
-                self._declare(result, shape)
+                if not (isinstance(shape, ast.Constant) and shape.value is None):
+                    self._declare(result, shape)
             return names
         self._declare(name, annotation)
         return (name,)
@@ -179,11 +182,18 @@ class _Reader:
                 return self._size(left) * self._size(right)
             case ast.BinOp(left=left, op=ast.Add(), right=right):
                 return self._size(left) + self._size(right)
+            case ast.BinOp(left=left, op=ast.Sub(), right=right):
+                return self._size(left) - self._size(right)
+            case ast.BinOp(left=left, op=ast.FloorDiv(), right=right) if self._size(right):
+                return self._size(left) // self._size(right)
         raise ValueError(f"a size (a number or c0..c{len(self._sizes) - 1})")
 
     def _parameter(self, node: ast.Call) -> Ref:
-        name = f"w{len(self._parameters)}"
-        self._declare(name, ast.Tuple(node.args, ast.Load()))
+        name, shape = f"w{len(self._parameters)}", list(node.args)
+        annotation: ast.expr = ast.Tuple(shape, ast.Load())
+        if shape and isinstance(shape[0], ast.Constant) and isinstance(shape[0].value, str):
+            annotation = ast.Call(ast.Name(shape[0].value, ast.Load()), shape[1:], [])
+        self._declare(name, annotation)
         self._parameters.append(name)
         return Ref(name)
 

@@ -6,21 +6,42 @@ so that one family serves layers whose widths are tied, frozen or free.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from autoprune.graph.dimension import Batch, Concatenation, Constant, Dimension, Product, has_batch
 from autoprune.graph.kernel import literal_text, target_text
 from autoprune.graph.program import Operation, Program, Ref, Size, Value
 
-BATCH_NORM = "aten.batch_norm.default"
+NORMS = frozenset(("aten.batch_norm.default", "aten._native_batch_norm_legit_no_training.default"))
+_CHANNEL_PARAMETERS = NORMS | {"aten.group_norm.default", "aten.instance_norm.default"}  # theirs are of axis 1
 
 
-def slot_text(
-    program: Program, operations: Sequence[Operation], alias: dict[str, str], operator: str
-) -> tuple[str, tuple[Dimension, ...]]:
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of the program that a kernel is part of.
+
+    Attributes:
+        program: the program.
+        alias: value -> the value that it is under another name.
+        fixed: values that follow from no input.
+        read: values that an operation or an output reads.
+    """
+
+    program: Program
+    alias: Mapping[str, str]
+    fixed: frozenset[str]
+    read: frozenset[str]
+
+    def left(self, operation: Operation) -> tuple[str, ...]:
+        """The results that count: the first, and those that something reads."""
+        return tuple(name for place, name in enumerate(operation.results) if place == 0 or name in self.read)
+
+
+def slot_text(known: Known, operations: Sequence[Operation], operator: str) -> tuple[str, tuple[Dimension, ...]]:
     """The family's signature (batch still `n`) and the dimensions its widths stand for."""
-    writer = _Writer(program, alias)
+    writer = _Writer(known)
     chain = list(operations)
     folded = folded_norm(chain)
     if operator in _CONV_LIKE:
@@ -36,20 +57,24 @@ def slot_text(
     return writer.text(), tuple(writer.dimensions)
 
 
+_SIGNS = {"operator.add": "+", "operator.mul": "*", "operator.sub": "-", "operator.floordiv": "//"}
 _CONV_LIKE = frozenset(("conv", "pointwise", "depthwise", "grouped"))
 
 
 def folded_norm(operations: Sequence[Operation]) -> Operation | None:
     """The batch norm right behind a convolution, which runtimes fold into its weights."""
     convolution = operations[0].target.startswith("aten.conv") and "transpose" not in operations[0].target
-    found = convolution and len(operations) > 1 and operations[1].target == BATCH_NORM
+    found = convolution and len(operations) > 1 and operations[1].target in NORMS
     return operations[1] if found else None
 
 
 class _Writer:
-    def __init__(self, program: Program, alias: dict[str, str]) -> None:
-        self._program = program
-        self._alias = alias
+    def __init__(self, around: Known) -> None:
+        self._around = around
+        self._program = around.program
+        self._operations = {operation.name: operation for operation in self._program.operations}
+        self._weights: dict[str, str] = {}  # constant operand -> w0, w1, ... once it is written
+        self._written = 0  # parameters so far
         self._known: dict[Dimension, str] = {}
         self._names: dict[str, str] = {}  # value -> x0 | y0 | y0[1]
         self._shapes: dict[str, tuple[str, ...]] = {}  # value -> its sizes as text
@@ -101,7 +126,7 @@ class _Writer:
 
     def _resolve(self, item: Any) -> str:
         name = str(item.name)
-        return self._alias.get(name, name)
+        return self._around.alias.get(name, name)
 
     # Values
 
@@ -116,25 +141,56 @@ class _Writer:
             self._inputs.append(f"{self._names[name]}:{kind}{_shape(sizes)}")
         return self._names[name]
 
-    def _parameter(self, name: str) -> str:
-        return f"w{_shape([self._size(d) for d in self._value(name).dimensions])}"
+    def _weight(self, sizes: Sequence[str], dtype: str = "float32") -> str:
+        """A parameter of these sizes; the reader numbers them in the order of the text."""
+        self._written += 1
+        kind = "" if dtype == "float32" else f"'{dtype}',"
+        return f"w({kind}{','.join(sizes)}{',' if len(sizes) == 1 else ''})"
 
-    def _is_parameter(self, name: str) -> bool:
-        return name in self._program.parameters or name in self._program.buffers
+    def _constant(self, name: str, operation: Operation, result: Sequence[str]) -> str:
+        """A parameter, or what was made of parameters before the model ran."""
+        if name in self._weights:
+            return self._weights[name]
+        value, number = self._value(name), self._written
+        if operation.target in _CHANNEL_PARAMETERS and len(result) > 1 and len(value.dimensions) == 1:
+            sizes = [result[1]]
+        else:
+            sizes = self._aligned(value.dimensions, self._value(operation.name).dimensions, result)
+        text = self._weight(sizes, value.dtype)
+        self._weights[name] = f"w{number}"
+        return text
+
+    def _aligned(self, own: Sequence[Dimension], out: Sequence[Dimension], result: Sequence[str]) -> list[str]:
+        """Sizes of an operand; those that equal the result's, counted from the last, as they are written there."""
+        shift = len(out) - len(own)
+        return [
+            result[i + shift] if i + shift >= 0 and out[i + shift] == d else self._size(d) for i, d in enumerate(own)
+        ]
+
+    def _integer(self, name: str) -> str:
+        """A run-time integer as the size that it is."""
+        operation = self._operations.get(name)
+        if operation is not None and operation.target == "aten.sym_size.int":
+            dimensions = self._value(operation.args[0].name).dimensions
+            return self._size(dimensions[operation.args[1]])
+        sign = None if operation is None else _SIGNS.get(operation.target)
+        if operation is None or sign is None:
+            return "-1"
+        parts = [self._integer(p.name) if isinstance(p, Ref) else self._literal(p) for p in operation.args]
+        return f"({sign.join(parts)})"
 
     def _call(self, operation: Operation, arguments: Sequence[str], shapes: Sequence[Sequence[str]]) -> None:
         local = f"y{len(self._calls)}"
-        several = len(operation.results) > 1
+        several, left = len(operation.results) > 1, self._around.left(operation)
         for position, (result, sizes) in enumerate(zip(operation.results, shapes, strict=True)):
             self._names[result] = local if position == 0 else f"{local}[{position}]"
             self._shapes[result] = tuple(sizes)
         declared = (
-            "[" + ",".join(self._result(r) for r in operation.results) + "]"
+            "[" + ",".join(self._result(r) if r in left else "None" for r in operation.results) + "]"
             if several
             else self._result(operation.name)
         )
-        target = target_text(operation.target).replace("_.", ".")
-        self._calls.append(f"{local}:{declared}={target}({','.join(arguments)})")
+        self._calls.append(f"{local}:{declared}={target_text(operation.target)}({','.join(arguments)})")
 
     def _result(self, name: str) -> str:
         dtype = self._value(name).dtype
@@ -161,8 +217,8 @@ class _Writer:
         shape = [self._size(x[0]), channels, *(self._size(d) for d in x[2:])]
         result = norm or conv
         out = self._value(result.name).dimensions
-        weight_text = f"w{_shape([outer, inner, *(self._size(d) for d in w[2:])])}"
-        bias_text = f"w({outer},)" if bias is not None or norm is not None else "None"
+        weight_text = self._weight([outer, inner, *(self._size(d) for d in w[2:])])
+        bias_text = self._weight([outer]) if bias is not None or norm is not None else "None"
         geometry = (conv.argument(3, "stride", 1), conv.argument(4, "padding", 0), conv.argument(5, "dilation", 1))
         arguments = [self._input(source, shape), weight_text, bias_text]
         arguments += [self._literal(_repeated(item, spatial)) for item in geometry]
@@ -175,8 +231,9 @@ class _Writer:
         x, w = self._value(source).dimensions, self._value(weight).dimensions
         inner, outer = self._variable(x[-1]), self._variable(w[0])
         lead = [self._size(d) for d in x[:-1]]
-        bias = "None" if linear.argument(2, "bias") is None else f"w({outer},)"
-        self._call(linear, [self._input(source, [*lead, inner]), f"w({outer},{inner})", bias], [[*lead, outer]])
+        weight_text = self._weight([outer, inner])
+        bias = "None" if linear.argument(2, "bias") is None else self._weight([outer])
+        self._call(linear, [self._input(source, [*lead, inner]), weight_text, bias], [[*lead, outer]])
 
     def concatenation(self, operation: Operation) -> None:
         """Each part has a width of its own."""
@@ -195,8 +252,8 @@ class _Writer:
     def first(self, operation: Operation) -> None:
         """Any other operation that begins a kernel: channels of what comes in are widths."""
         for name in operation.refs():
-            name = self._alias.get(name, name)
-            if not self._is_parameter(name):
+            name = self._around.alias.get(name, name)
+            if name not in self._around.fixed and not self._is_integer(name):
                 dimensions = self._value(name).dimensions
                 if dimensions:
                     channel = 1 if len(dimensions) in (2, 4, 5) else len(dimensions) - 1
@@ -222,7 +279,7 @@ class _Writer:
 
     def follow(self, operation: Operation) -> None:
         """An operation with its arguments as they are; element-wise operands take the sizes of the result."""
-        reads = [self._alias.get(name, name) for name in operation.refs()]
+        reads = [self._around.alias.get(name, name) for name in operation.refs()]
         here = next((name for name in reads if name in self._names), None)
         shapes = [self._shape_like(self._value(result), here) for result in operation.results]
         arguments = [self._argument(item, operation, shapes[0]) for item in operation.args]
@@ -240,8 +297,10 @@ class _Writer:
 
     def _argument(self, item: Any, operation: Operation, result: Sequence[str]) -> str:
         match item:
+            case Ref(name) if self._is_integer(name):
+                return self._integer(name)
             case Ref(name):
-                return self._operand(self._alias.get(name, name), operation, result)
+                return self._operand(self._around.alias.get(name, name), operation, result)
             case Size(dimension):
                 return "-1" if has_batch(dimension) else self._size(dimension)
             case tuple() | list():
@@ -252,17 +311,13 @@ class _Writer:
     def _operand(self, name: str, operation: Operation, result: Sequence[str]) -> str:
         if name in self._names:
             return self._names[name]
-        own = self._value(name).dimensions
-        if self._is_parameter(name):
-            if operation.target == BATCH_NORM and len(result) > 1:
-                return f"w({result[1]},)"
-            return self._parameter(name)
-        out = self._value(operation.name).dimensions
-        shift = len(out) - len(own)
-        shape = [
-            result[i + shift] if i + shift >= 0 and out[i + shift] == d else self._size(d) for i, d in enumerate(own)
-        ]
-        return self._input(name, shape)
+        if name in self._around.fixed:
+            return self._constant(name, operation, result)
+        own, out = self._value(name).dimensions, self._value(operation.name).dimensions
+        return self._input(name, self._aligned(own, out, result))
+
+    def _is_integer(self, name: str) -> bool:
+        return name not in self._program.values or self._value(name).dtype == "int"
 
     def _literal(self, item: Any) -> str:
         if isinstance(item, Size):

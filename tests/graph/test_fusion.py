@@ -13,17 +13,23 @@ from torch.nn import functional as F
 
 from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph, trace
+from autoprune.graph.dimension import groups_of, size
 from autoprune.graph.fusion import KernelSlot, kernel_slots
 from autoprune.graph.kernel import MAX_KEY_CHARACTERS, Kernel
 from autoprune.graph.onnx import onnx_model
 from tests.graph.models import MODELS, SHAPE, trained
+from tests.graph.transformers import TRANSFORMERS, transformer
 
+NAMES = sorted((*MODELS, *TRANSFORMERS))
 GRAPHS: dict[str, DependencyGraph] = {}
 
 
 def graph_of(name: str) -> DependencyGraph:
     if name not in GRAPHS:
-        GRAPHS[name] = trace(trained(name), torch.randn(2, *SHAPE))
+        if name in TRANSFORMERS:
+            GRAPHS[name] = trace(transformer(name), TRANSFORMERS[name][1]())
+        else:
+            GRAPHS[name] = trace(trained(name), torch.randn(2, *SHAPE))
     return GRAPHS[name]
 
 
@@ -108,8 +114,91 @@ def test_batch_is_part_of_the_family() -> None:
     assert slot.kernel({"@batch": 8}).family == slot.family(8)
 
 
-@settings(max_examples=25)
-@given(st.sampled_from(sorted(MODELS)), st.randoms(use_true_random=False), st.sampled_from([1, 3]))
+def test_attention_is_one_kernel_with_heads_and_their_widths_as_sizes() -> None:
+    slots = kernel_slots(graph_of("VisionTransformer").program)
+    [slot, *_] = [slot for slot in slots if slot.operator == "attention"]
+    groups = {group for dimension in slot.dimensions for group in groups_of(dimension)}
+    units = {graph_of("VisionTransformer").groups[group].unit for group in groups}
+    assert units == {"head", "head_dim"}
+    [batch, heads, tokens, width] = [size(d, {}) for d in slot._program.values[slot.inputs[0]].dimensions]
+    assert slot.flops({}) == 4 * batch * heads * tokens * tokens * width
+
+
+def test_what_no_input_reaches_is_no_kernel_but_an_operand() -> None:
+    class Masked(nn.Module):
+        places: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(5, 4))
+            self.register_buffer("places", torch.tensor([[0, 1], [2, 4]]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            bias = self.table[self.places].permute(2, 0, 1)  # (4, 2, 2)
+            mask = torch.ones(2, 2).tril().log()
+            return (x + bias) * bias + mask.expand(x.shape[0], 4, 2, 2)
+
+    [slot] = slots_of(Masked(), 4, 2, 2)
+    assert slot.operator == "elementwise"
+    assert len(slot.operations) == 3
+    assert slot.family().count("w(") == 2  # the bias once, though it is read twice, and the mask
+    assert "mul.Tensor(y0,w0)" in slot.family()
+    assert [slot._program.values[name].dtype for name in slot.parameters] == ["float32", "float32"]
+    assert len(kernel_slots(slot.kernel({}).program())) == 1
+
+
+def test_operands_of_other_types_are_rebuilt() -> None:
+    class Picked(nn.Module):
+        places: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("places", torch.tensor([3, 1]))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, self.places]
+
+    [slot] = slots_of(Picked(), 4, 6)
+    assert "w('int64',2,)" in slot.family()
+    program = slot.kernel({}).program()
+    assert program.values[program.parameters[0]].dtype == "int64"
+
+
+def test_results_that_nothing_reads_are_left_out() -> None:
+    class Best(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.max(1).values
+
+    [slot] = slots_of(Best(), 4, 6)
+    assert ":[(1,6),None]=max.dim(" in slot.family()
+    program = slot.kernel({}).program()
+    assert program.outputs == ("y0",)
+    assert program.operations[0].results == ("y0", "y0.1")
+
+
+def test_sizes_of_the_running_model_are_written_as_sizes() -> None:
+    class Counted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (x.shape[0] * 2 + 1)
+
+    [slot] = slots_of(Counted(), 4)
+    assert slot.family(3) == "x0:(3,c0);y0:(3,c0)=mul.Tensor(x0,((3*2)+1))"
+    program = slot.kernel({"@batch": 3}).program()
+    assert program.operations[0].args[1] == 7
+
+
+def test_the_batch_is_not_looked_for_in_texts() -> None:
+    class Summed(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.einsum("b n d, b m d -> b n m", x, x)
+
+    [slot] = slots_of(Summed(), 4, 6)
+    assert "'b n d, b m d -> b n m'" in slot.family(8)
+    assert slot.family(8).startswith("x0:(8,")
+
+
+@settings(max_examples=40)
+@given(st.sampled_from(NAMES), st.randoms(use_true_random=False), st.sampled_from([1, 3]))
 def test_every_kernel_is_rebuilt_from_its_key_alone(name: str, random: object, batch: int) -> None:
     graph = graph_of(name)
     draw = random.randint  # type: ignore[attr-defined]
@@ -126,7 +215,10 @@ def test_every_kernel_is_rebuilt_from_its_key_alone(name: str, random: object, b
         assert again[0].bytes({}) == slot.bytes(widths)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+KINDS = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_rebuilt_kernels_run_with_the_shapes_they_declare(name: str) -> None:
     graph = graph_of(name)
     widths = graph.widths(graph.uniform(0.4))
@@ -134,7 +226,7 @@ def test_rebuilt_kernels_run_with_the_shapes_they_declare(name: str) -> None:
         program = slot.kernel(widths).program()
         model = onnx_model(program, {}).SerializeToString()
         session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-        inputs = {item.name: np.ones(item.shape, dtype=np.float32) for item in session.get_inputs()}
+        inputs = {item.name: np.ones(item.shape, dtype=KINDS[item.type]) for item in session.get_inputs()}
         outputs = session.run(None, inputs)
         assert [list(output.shape) for output in outputs] == [item.shape for item in session.get_outputs()]
 
@@ -161,6 +253,7 @@ def test_a_family_parses() -> None:
         ("x0:(1,c0);y0:(1,c0)=(lambda: 1)(x0)", "an operator's name"),
         ("x0:(1,c0);y0:(1,c0)=relu.default(__import__('os'))", "a size"),
         ("x0:(1,c0);y0:(1,c0)=relu.default(x0)#" + "x" * MAX_KEY_CHARACTERS, "at most"),
+        ("x0:(1,c0//0);y0:(1,c0)=relu.default(x0)", "a size"),
         ("x0:(1," + "(" * 5000 + "c0" + ")" * 5000 + ")", "grammar"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.core.errors import AutopruneError
-from autoprune.graph import trace
+from autoprune.graph import DependencyGraph, trace
 from autoprune.graph.folding import Constants
 from autoprune.graph.onnx import EMITTERS, UnsupportedOperator, onnx_model, to_onnx
 from autoprune.graph.program import Program
@@ -32,15 +33,21 @@ def run_onnx(model: onnx.ModelProto, x: Tensor) -> list[Any]:
     return outputs
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
-def test_emitter_agrees_with_torch(name: str) -> None:
+@functools.cache
+def traced_case(name: str) -> tuple[nn.Module, DependencyGraph]:
     make, shape = CASES[name]
     torch.manual_seed(0)
     model = make().eval()
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.running_mean, module.running_var = torch.randn(6), torch.rand(6) + 0.5
-    graph = trace(model, torch.randn(2, *shape))
+    return model, trace(model, torch.randn(2, *shape))
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_emitter_agrees_with_torch(name: str) -> None:
+    model, graph = traced_case(name)
+    shape = CASES[name][1]
     emitted = onnx_model(graph.program, {}, graph.state)
     for batch in (1, 3):
         x = torch.randn(batch, *shape)
@@ -72,8 +79,8 @@ OTHER_NAMES: dict[str, tuple[str, str, tuple[Any, ...] | None]] = {
 @pytest.mark.parametrize("target", sorted(OTHER_NAMES))
 def test_other_names_of_an_operator_agree_with_torch(target: str) -> None:
     name, traced, arguments = OTHER_NAMES[target]
-    model = CASES[name][0]()
-    program = trace(model, torch.randn(2, *IMAGE)).program
+    model, graph = traced_case(name)
+    program = graph.program
     found = [place for place, operation in enumerate(program.operations) if operation.target == traced]
     operations = list(program.operations)
     for place in found:
@@ -89,8 +96,8 @@ def test_other_names_of_an_operator_agree_with_torch(target: str) -> None:
 
 def test_every_emitter_has_a_case() -> None:
     covered = {f"aten.{target}" for target in OTHER_NAMES} | {"aten.embedding.default"}
-    for make, shape in CASES.values():
-        program = trace(make().eval(), torch.randn(2, *shape)).program
+    for name in CASES:
+        program = traced_case(name)[1].program
         folded = Constants(program, {}, program.values.__getitem__)  # type: ignore[arg-type]  # never asked for one
         covered.update(operation.target for operation in program.operations if operation.name not in folded)
     names = {target.split(".")[1] for target in covered if target.startswith("aten.")}
