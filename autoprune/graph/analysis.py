@@ -128,9 +128,13 @@ class Analysis:
     def _follow_view(self, name: str, target: str, args: list[Any]) -> None:
         """Remember which parameter a permuted view is of: contracting the view contracts the parameter."""
         source = args[0].name if args and isinstance(args[0], Ref) else None
-        if source not in self._origins or target not in _PERMUTATIONS:
+        if source not in self._origins or target not in (*_PERMUTATIONS, "aten.index.Tensor"):
             return
         state, axes = self._origins[source]
+        if target == "aten.index.Tensor":  # rows of a table, such as the weights of chosen experts
+            if len(args[1]) == 1:
+                self._origins[name] = (state, axes[:1] * len(self._dims[args[1][0].name]) + axes[1:])
+            return
         order = list(range(len(axes)))
         if target == "aten.permute.default":
             order = [axis % len(axes) for axis in args[1]]

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
+from autoprune.graph.inplace import changes_operand, write_copies, write_out_of_place
 
 aten = torch.ops.aten
 BATCH = 1009  # the batch's size while tracing: a prime, so that it divides nothing else
@@ -29,16 +30,12 @@ class Captured:
     """An exported program of one flat graph.
 
     Attributes:
-        exported: what `torch.export` made of the model.
+        exported: what `torch.export` made of the model; no operator in it changes its operands.
         batched: whether dimension 0 of the inputs is free (traced as `BATCH`) or as in the examples.
     """
 
     exported: torch.export.ExportedProgram
     batched: bool
-
-    def out_of_place(self) -> Captured:
-        """The same program without operators that change their operands, as torch itself rewrites it (slower)."""
-        return Captured(_decomposed(self.exported), self.batched)
 
 
 def unwrapped(model: Any) -> nn.Module:
@@ -116,6 +113,12 @@ def capture(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if any(_casts(node) for graph in _graphs(exported.graph_module) for node in graph.nodes):
         exported = _decomposed(exported)  # the casts become operators
     _inline(exported.graph_module)
+    _drop_dead(exported.graph)
+    signature = exported.graph_signature
+    if not write_out_of_place(exported.graph, {**signature.inputs_to_parameters, **signature.inputs_to_buffers}):
+        exported.graph_module.recompile()
+        exported = _decomposed(exported)
+    _drop_dead(exported.graph)
     return Captured(exported, batched)
 
 
@@ -178,7 +181,8 @@ def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.Exported
             x, weight, bias, mean, var, momentum, eps = node.args
             _replace(node, aten.batch_norm.default, (x, weight, bias, mean, var, False, momentum, eps, False))
         elif node.target is aten.clone.default and rates.get(_path(node)) is not None:
-            node.target, node.args = aten.dropout.default, (node.args[0], rates[_path(node)], False)
+            node.target, node.args, node.kwargs = aten.dropout.default, (node.args[0], rates[_path(node)], False), {}
+    write_copies(graph)
     return decomposed
 
 
@@ -242,4 +246,13 @@ def _inline(module: torch.fx.GraphModule) -> None:
         graph.erase_node(node)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+
+
+def _drop_dead(graph: torch.fx.Graph) -> None:
+    """Remove what nothing reads, such as values that were only asked for their shape: it would freeze for nothing."""
+    for node in reversed(list(graph.nodes)):
+        target = str(node.target)
+        checked = target.startswith(("aten._assert", "profiler.")) or "sym_constrain" in target
+        if node.op == "call_function" and not node.users and (checked or not changes_operand(node)):
             graph.erase_node(node)

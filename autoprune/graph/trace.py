@@ -16,7 +16,6 @@ from autoprune.core.files import canonical_json
 from autoprune.graph.analysis import Analysis
 from autoprune.graph.capture import BATCH, Captured, ExampleInputs, call_arguments, capture, unwrapped
 from autoprune.graph.graph import DependencyGraph
-from autoprune.graph.inplace import Memory, changes_operand, widens
 from autoprune.graph.program import Ref
 
 
@@ -44,10 +43,7 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> DependencyGraph:
     finally:
         for module, training in modes.items():
             module.training = training
-    try:
-        return _analyse(captured, state, args, kwargs)
-    except _InPlaceError:
-        return _analyse(captured.out_of_place(), state, args, kwargs)
+    return _analyse(captured, state, args, kwargs)
 
 
 def _analyse(
@@ -114,10 +110,6 @@ def _integer(item: Any) -> int:
     return int(expression.subs(dict.fromkeys(expression.free_symbols, BATCH)))
 
 
-class _InPlaceError(InputError):
-    """A view is changed in place while what it is a view of is still read."""
-
-
 class _Walk:
     """The nodes of an exported graph, told to the analysis one by one.
 
@@ -131,8 +123,6 @@ class _Walk:
         exported = captured.exported
         self._signature = signature = exported.graph_signature
         self._nodes = exported.graph.nodes
-        self._memory = Memory(exported.graph)
-        self._newest: dict[str, str] = {}  # what was changed in place -> its newest value
         self._state = {
             **signature.inputs_to_parameters,
             **signature.inputs_to_buffers,
@@ -148,7 +138,7 @@ class _Walk:
         returned = next(node for node in self._nodes if node.op == "output").args[0]
         specs = self._signature.output_specs
         kept = [item for item, spec in zip(returned, specs, strict=True) if spec.kind is OutputKind.USER_OUTPUT]
-        return [self._named(item) for item in kept]
+        return [_named(item) for item in kept]
 
     def visit(self, node: torch.fx.Node) -> None:
         """One node, in program order."""
@@ -162,9 +152,12 @@ class _Walk:
                 self.analysis.input(node.name, _sizes(value), str(value.dtype))
         elif node.op == "call_function":
             target = str(node.target)
-            if target.startswith(("aten._assert", "profiler.")) or "sym_constrain" in target:
-                return
-            args = self._named(node.args)
+            args = _named(node.args)
+            if "_local_scalar_dense" in target or target.startswith("aten.item."):
+                raise InputError(
+                    f"trace: the model reads a number out of a tensor ({node.name}), which is known at run time alone. "
+                    "Keep it a tensor, or compute it before the model is called."
+                )
             if node.target is operator.getitem:
                 self.analysis.getitem(node.name, args[0].name, args[1])
             elif isinstance(value, (torch.Tensor, list, tuple)):
@@ -179,43 +172,24 @@ class _Walk:
                 f"trace: '{target}' ({node.name}) is a custom operator, whose meaning is not known. Switch to the "
                 "model's implementation in plain PyTorch, or trace the part of the model without it."
             )
-        if changes_operand(node):
-            target = self._functional(node, target)
         results = [value] if isinstance(value, torch.Tensor) else list(value)
         stack = node.meta.get("nn_module_stack") or {}
         path, kind = next(reversed(stack.values()))[:2] if stack else ("", "")
         if "torch.nn.modules.dropout" not in str(kind):
             path = f"{path}._{node.name}".lstrip(".")  # a dropout that is a function call: a module of its own
-        kwargs = {name: self._named(item) for name, item in node.kwargs.items()}
+        kwargs = {name: _named(item) for name, item in node.kwargs.items()}
         self.analysis.call(
             node.name, target, args, kwargs, [_sizes(r) for r in results], [str(r.dtype) for r in results],
             path, isinstance(value, torch.Tensor),
         )  # fmt: skip
 
-    def _functional(self, node: torch.fx.Node, target: str) -> str:
-        """The operator that returns what `node` writes in place; from here on its operand has this value."""
-        name, _, overload = target.removeprefix("aten.").partition(".")
-        source: Any = node.args[0]
-        harmless = name in ("dropout_", "feature_dropout_", "alpha_dropout_")  # traced in eval mode
-        owner = self._state.get(self._memory.root(source).name)
-        if owner is not None and not harmless:
-            raise InputError(
-                f"trace: the model writes to '{owner}' while it runs ({target}), so that its outputs depend on earlier "
-                "calls. Update it outside of forward, or in training mode only."
-            )
-        known = hasattr(torch.ops.aten, name[:-1])
-        if not known or not (harmless or (self._memory.only_reader(node) and not widens(node))):
-            raise _InPlaceError(f"trace: {target} changes a view in place ({node.name}); write it out of place.")
-        self._newest[self._memory.changed(source).name] = node.name
-        return f"aten.{name[:-1]}.{overload}"
 
-    def _named(self, item: Any) -> Any:
-        """A node argument as the program writes it: nodes become `Ref`s, tuples lists."""
-        if isinstance(item, torch.fx.Node):
-            name = self._memory.changed(item).name
-            return Ref(self._newest.get(name, item.name))
-        if isinstance(item, (list, tuple)):
-            return [self._named(part) for part in item]
-        if isinstance(item, torch.SymInt):
-            return _integer(item)
-        return item
+def _named(item: Any) -> Any:
+    """A node argument as the program writes it: nodes become `Ref`s, tuples lists."""
+    if isinstance(item, torch.fx.Node):
+        return Ref(item.name)
+    if isinstance(item, (list, tuple)):
+        return [_named(part) for part in item]
+    if isinstance(item, torch.SymInt):
+        return _integer(item)
+    return item
