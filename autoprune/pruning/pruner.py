@@ -25,7 +25,7 @@ class Pruner:
         criterion: name of a registered criterion (`autoprune.pruning.criteria`).
         calibration: batches of model inputs: tuples of tensors (a tensor, or a mapping of keyword inputs, will do).
             They are looked at once here and once by each `build`.
-        compensate: re-fit consumers to the units that stay.
+        compensate: re-fit consumers to the units that stay, correct norms over them, rotate queries and keys.
         recalibrate: re-estimate batch-norm statistics of each built model.
         seed: for criteria that draw.
 

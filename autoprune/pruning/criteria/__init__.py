@@ -24,8 +24,10 @@ class Evidence:
 
     Attributes:
         state: parameters and buffers of the dense model by state-dict name; not to be written to.
-        consumers: the group's consumers as regressions on calibration data; empty without calibration, or where
-            nothing reads the group through a convolution or linear layer.
+        consumers: what reads the group as regressions on calibration data: convolutions, linear layers, matrix
+            products with a parameter, and query-key products of two activations. A consumer that cannot be re-fitted
+            (a tied weight, an input too wide) has the diagonal of its Gram matrix only. Empty without calibration, or
+            where nothing of this kind reads the group.
         seed: for criteria that draw; the same for every group.
     """
 

@@ -10,7 +10,11 @@ from autoprune.pruning.obs import elimination_order
 
 
 class OBS:
-    """Backward elimination by least-squares error over all consumers; L2 where no regression reads the group."""
+    """Backward elimination by least-squares error over all consumers.
+
+    Consumers that cannot be re-fitted count by the energy a unit sends through their weights. Where no regression reads
+    the group (it ends in a mean or a norm alone), units are ordered by L2.
+    """
 
     needs_calibration = True
 
