@@ -328,3 +328,34 @@ def test_a_branch_outside_the_program_is_named() -> None:
     patched, reason = patch(model, graph.module({"body": 8}), features())
     assert patched is None
     assert "in 'side' (Linear, which the traced program does not read)" in reason
+
+
+class Paths(nn.Module):
+    """Channels split into paths by a quotient of attributes that no parameter has the size of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.mix = nn.Linear(5, WIDTH), nn.LSTM(WIDTH, 6, batch_first=True)
+        self.in_channels, self.num_paths = WIDTH, 2
+        self.paths = nn.ModuleList(nn.Linear(WIDTH // 2, 7) for _ in range(2))
+        self.out = nn.Linear(7 + 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        first, second = torch.split(x, self.in_channels // self.num_paths, -1)
+        y = self.paths[0](first) + self.paths[1](second)
+        z: Tensor = self.out(torch.cat([y, self.mix(x)[0]], -1).mean(1))
+        return z
+
+
+def test_a_quotient_of_attributes_is_solved_for_the_size() -> None:
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        model = Paths().eval()
+    graph = trace(model, features())
+    small = graph.module(graph.uniform(0.5))
+    patched, reason = patch(model, small, features())
+    assert reason == ""
+    assert isinstance(patched, Paths)
+    assert (patched.in_channels, patched.num_paths, patched.mix.input_size) == (8, 2, 8)
+    torch.testing.assert_close(outputs(patched, features(2)), outputs(small, features(2)))

@@ -82,7 +82,7 @@ def _replaced(value: Any, new: Mapping[int, nn.Parameter]) -> Any:
 
 
 def place_sizes(native: nn.Module, module: TracedModule) -> set[tuple[str, str]]:
-    """Set the sizes of the modules that the trace lifted operators to; returns (module, attribute) of each."""
+    """Set the sizes of lifted modules and of torch's own layers; returns (module, attribute) of each."""
     placed = set()
     for path, traced in module.named_modules():
         if type(traced) in (nn.Module, nn.Dropout) or path == "":
@@ -92,4 +92,19 @@ def place_sizes(native: nn.Module, module: TracedModule) -> set[tuple[str, str]]
             if hasattr(traced, attribute) and attribute in vars(owner):
                 vars(owner)[attribute] = getattr(traced, attribute)
                 placed.add((path, attribute))
+    for path, owner in native.named_modules():
+        for attribute, units in _kept_sizes(owner).items():
+            vars(owner)[attribute] = units
+            placed.add((path, attribute))
     return placed
+
+
+def _kept_sizes(owner: nn.Module) -> dict[str, int]:
+    """Sizes of torch's own layers that are not lifted, as their parameters say."""
+    if isinstance(owner, nn.RNNBase):
+        rows, columns = owner.get_parameter("weight_ih_l0").shape  # (gates x hidden, inputs)
+        gates = {"LSTM": 4, "GRU": 3}.get(owner.mode, 1)
+        return {"input_size": columns, "hidden_size": rows // gates}
+    if isinstance(owner, nn.MultiheadAttention) and owner.in_proj_weight is not None:
+        return dict.fromkeys(("embed_dim", "kdim", "vdim"), owner.in_proj_weight.shape[1])
+    return {}

@@ -110,7 +110,7 @@ class _Patching:
         """What queries are multiplied by, likeliest first: attention without a scale of its own, none, all."""
         queries = changed_queries(self._module)
         default = {name for name, known in samples.items() if any(known.is_like(s) for s in recording.attentions)}
-        chosen = [query for query in queries if query.product in default]
+        chosen = [query for query in queries if query.product in default or _of_torch_attention(self._native, query)]
         tried: list[list[Query]] = []
         for option in (chosen, [], queries):
             if option not in tried:
@@ -133,6 +133,12 @@ class _Patching:
             restore()
             reasons.append(reason)
         return f"the model's class {reasons[0]} at these sizes"
+
+
+def _of_torch_attention(native: nn.Module, query: Query) -> bool:
+    """Whether `nn.MultiheadAttention` makes the query: its scale is always the default one."""
+    owners = [native.get_submodule(name.rpartition(".")[0]) for name, _ in query.parameters]
+    return any(isinstance(owner, nn.MultiheadAttention) for owner in owners)
 
 
 def _unequal_attention(native: nn.Module) -> str:

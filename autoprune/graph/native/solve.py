@@ -93,33 +93,32 @@ def _common(found: list[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def _by_sums(candidates: dict[Place, tuple[int, ...]], values: dict[Place, int], meanings: Sequence[Meaning]) -> None:
-    """Order an open attribute's values by how many products and sums with known ones come out right."""
+    """Settle an open attribute by the products, sums and quotients it stands in: those must come out right."""
+    likeliest = {place: choices[0] for place, choices in candidates.items()}
+    combined = [meaning for meaning in meanings if not isinstance(meaning.origin, Place) and meaning.values]
     for place in list(candidates):
-        scores = dict.fromkeys(candidates[place], 0)
-        judged = False
-        for meaning in meanings:
-            involved = set(places(meaning.origin))
-            if meaning.origin == place or place not in involved or not meaning.values:
-                continue
-            if involved - {place} - values.keys():
-                continue
-            judged = True
-            for value in scores:
-                known = {**values, place: value}
-                scores[value] += value > 0 and evaluate(meaning.origin, known) in meaning.values
+        judges = [meaning for meaning in combined if place in places(meaning.origin)]
+        if not judges:
+            continue
+        known = {**likeliest, **values}
+        scores = {value: _right(judges, known, place, value) for value in candidates[place]}
+        if not any(scores.values()):  # none of the sizes at hand: the smallest number that does
+            largest = range(1, max(candidates[place]) + 1)
+            found = next((value for value in largest if _right(judges, known, place, value) == len(judges)), None)
+            scores = scores if found is None else {found: 1, **scores}
         best = max(scores.values())
-        leaders = [value for value in scores if scores[value] == best]
-        if judged and len(leaders) == 1 and best > 0:
+        leaders = [value for value, score in scores.items() if score == best]
+        if len(leaders) == 1 and best > 0:
             values[place] = leaders[0]
             del candidates[place]
         else:
-            candidates[place] = tuple(
-                value for _, value in sorted(zip(scores.values(), scores, strict=True), key=_score)
-            )
+            candidates[place] = tuple(sorted(scores, key=scores.__getitem__, reverse=True))
 
 
-def _score(pair: tuple[int, int]) -> int:
-    return -pair[0]
+def _right(judges: Sequence[Meaning], known: Mapping[Place, int], place: Place, value: int) -> int:
+    """How many of these come out right when a place holds a value."""
+    held = {**known, place: value}
+    return sum(value > 0 and evaluate(judge.origin, held) in judge.values for judge in judges)
 
 
 def _unused(
