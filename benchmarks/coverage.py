@@ -2,6 +2,7 @@
 
     python benchmarks/coverage.py --out runs/coverage.json
     python benchmarks/coverage.py --only timm/vit_small_patch16_224 --again
+    python benchmarks/coverage_docs.py runs/coverage.json docs/coverage.md
 
 Needs the extra `coverage` (torchvision, timm, transformers, torch-pruning). Weights are random, configurations small
 where the family allows; nothing is downloaded. Every model runs in a process of its own, with limits of time and

@@ -13,7 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -91,23 +91,25 @@ def torch_pruning_row(model: nn.Module, inputs: Any, last_layers: Sequence[str],
     reasons: list[str] = []
     used = ""
     start = time.perf_counter()
-    with warnings.catch_warnings(), suppress(_TooLongError), _alarm(limit_s):
-        warnings.simplefilter("ignore")
-        for setting in settings:
-            used = setting.name
-            try:
+    for left, setting in zip(range(len(settings), 0, -1), settings, strict=True):
+        used = setting.name
+        share_s = (limit_s - (time.perf_counter() - start)) / left  # one that hangs must not use up the others' time
+        try:
+            with warnings.catch_warnings(), _alarm(max(share_s, 0.1)):
+                warnings.simplefilter("ignore")
                 while not found or (len(found) < REPEATS and time.perf_counter() - start < REPEATING_S):
                     found.append(_attempt(model, inputs, last_layers, setting))
-                break
-            except Exception as error:  # its outcome is what is asked
-                reasons.append(f"{used}: {type(error).__name__}: {first_line(error)}")
+        except _TooLongError:
+            reasons.append(f"{used}: not done after {share_s:.0f} s")
+        except Exception as error:  # its outcome is what is asked
+            reasons.append(f"{used}: {type(error).__name__}: {first_line(error)}")
+        if found:
+            break
     if found:
         return {
             "handled": True, "setting": used, "reason": "; ".join(reasons),
             **{key: statistics.median(each[key] for each in found) for key in found[0]},
         }  # fmt: skip
-    if len(reasons) < len(settings):
-        reasons.append(f"{used}: not done after {limit_s:g} s")
     return {"handled": False, "reason": "; ".join(reasons)}
 
 
@@ -139,6 +141,7 @@ def _attempt(model: nn.Module, inputs: Any, last_layers: Sequence[str], setting:
         pruning_ratio=0.5,
         ignored_layers=_ignored(small, last_layers),
         num_heads=_heads(attentions),
+        out_channel_groups=dict.fromkeys(_gated(small), 2),
         output_transform=_tensors,
         **setting.arguments,
     )
@@ -192,6 +195,13 @@ def _ignored(model: nn.Module, last_layers: Sequence[str]) -> list[nn.Module]:
         return found
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d))]
     return [*layers[-1:]]
+
+
+def _gated(model: nn.Module) -> Iterator[nn.Module]:
+    """Gates and values of an MLP in one layer."""
+    for name, module in model.named_modules():
+        if name.endswith("gate_up_proj") and isinstance(module, nn.Linear):
+            yield module
 
 
 def _setting_of(module: nn.Module, names: Sequence[str]) -> int | None:

@@ -50,7 +50,14 @@ def row(**changes: Any) -> dict[str, Any]:
         "native": {"ok": False, "reason": "sizes are fixed | here"},
         "policy_ms": 2.0,
         "owned_ms": 4.0,
-        "peer": {"handled": True, "setting": "heads unknown", "build_ms": 100.0, "step_ms": 60.0, "reason": ""},
+        "peer": {
+            "handled": True,
+            "setting": "heads unknown",
+            "copy_ms": 40.0,
+            "build_ms": 100.0,
+            "step_ms": 60.0,
+            "reason": "",
+        },
     }
     return whole | changes
 
@@ -120,6 +127,7 @@ def test_a_model_is_handled_only_where_everything_holds(changes: dict[str, Any])
 def test_ratio_is_of_building_and_pruning_over_ours() -> None:
     assert ratio(row()) == 80.0
     assert ratio(row(), "owned_ms") == 40.0
+    assert ratio(row(), copied=True) == 100.0
     assert ratio(row(peer={"handled": False, "reason": "RuntimeError"})) is None
     assert ratio(row(policy_ms=None)) is None
 
