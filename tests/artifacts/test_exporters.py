@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +15,14 @@ from torch import nn
 from autoprune.artifacts.exporters import EXPORTERS, Tensors, publish
 from autoprune.artifacts.exporters.contract import check_exporter
 from autoprune.artifacts.exporters.onnx import OnnxExporter
-from autoprune.artifacts.exporters.parity import difference, parity_batches
+from autoprune.artifacts.exporters.parity import batch_axes, difference, parity_batches
 from autoprune.artifacts.exporters.pt2 import Pt2Exporter
 from autoprune.artifacts.exporters.safetensors import SafetensorsExporter
 from autoprune.artifacts.records import ExportRecord
 from autoprune.core.errors import Failure, InputError
 from autoprune.graph import DependencyGraph, TracedModule, trace
 from autoprune.graph.onnx import UnsupportedOperator
+from tests.graph.transformers import TRANSFORMERS, transformer
 
 
 class TwoInputs(nn.Module):
@@ -140,6 +142,54 @@ def test_onnx_falls_back_to_torch(graph: DependencyGraph, tmp_path: Path, monkey
     assert isinstance(record, ExportRecord), record
     assert record.note.startswith("by torch.onnx.export (")
     assert [item.name for item in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_what_no_exporter_writes_is_said_once(
+    graph: DependencyGraph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UnsupportedOperator("aten.odd.default", "odd", "its second form")
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to decompose\nand four hundred lines")
+
+    monkeypatch.setattr("autoprune.artifacts.exporters.onnx.to_onnx", refuse)
+    monkeypatch.setattr("torch.onnx.export", fail)
+    failure = publish("onnx", *built_in(graph), tmp_path / "model.onnx")
+    assert isinstance(failure, Failure)
+    assert failure.kind == "export"
+    assert failure.message == (
+        "onnx: no emitter for 'aten.odd.default' (operation 'odd'): its second form, and torch.onnx.export cannot "
+        "write it either (RuntimeError: Failed to decompose). Export pt2 instead, or replace the operator."
+    )
+    assert not list(tmp_path.iterdir())
+
+
+@functools.cache
+def transformed(name: str) -> DependencyGraph:
+    return trace(transformer(name), TRANSFORMERS[name][1]())
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("name", sorted(TRANSFORMERS))
+def test_transformers_are_written_without_help(name: str, kind: str, tmp_path: Path) -> None:
+    module, inputs = built_in(transformed(name))
+    record = publish(kind, module, inputs, tmp_path / "model")
+    assert isinstance(record, ExportRecord), record
+    assert (record.note, record.batches) == ("", (1, 3) if batch_axes(module.program) else ())
+
+
+@pytest.mark.parametrize("kind", ["onnx", "pt2"])
+@pytest.mark.parametrize("name", sorted(TRANSFORMERS))
+def test_removed_branches_are_written(name: str, kind: str, tmp_path: Path) -> None:
+    graph = transformed(name)
+    removed = [group.id for group in graph.groups.values() if group.removable]
+    assert removed, "expected a residual branch"
+    module = graph.module({removed[0]: 0}).clone_tensors()
+    assert len(module.program.operations) < len(graph.program.operations)
+    record = publish(kind, module, graph.example_inputs, tmp_path / "model")
+    assert isinstance(record, ExportRecord), record
+    assert record.note == ""
 
 
 def test_a_file_that_differs_is_not_published(

@@ -435,6 +435,13 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "addmm": (lambda: Call(lambda x, w, b: torch.addmm(b, x, w, alpha=0.5), w=normal(6, 3), b=normal(3)), ROWS),
     "batch_norm": (lambda: nn.BatchNorm2d(6), IMAGE),
     "batch_norm_bare": (lambda: nn.BatchNorm2d(6, affine=False), IMAGE),
+    "batch_norm_of_weights": (
+        lambda: Call(
+            lambda x, w: F.conv2d(x, F.batch_norm(w.reshape(1, 4, -1), None, None, training=True).view_as(w)),
+            w=normal(4, 6, 3, 3),
+        ),
+        IMAGE,
+    ),
     "batch_norm1d": (lambda: nn.BatchNorm1d(6), ROWS),
     "layer_norm": (lambda: nn.LayerNorm(6), TOKENS),
     "layer_norm_bare": (lambda: nn.LayerNorm((5, 6), elementwise_affine=False), TOKENS),

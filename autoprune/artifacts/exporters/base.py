@@ -11,6 +11,7 @@ import torch
 from autoprune.core.registry import Registry
 from autoprune.graph.module import TracedModule
 
+MAX_CHARACTERS = 600
 Tensors: TypeAlias = tuple[torch.Tensor, ...]
 
 
@@ -62,3 +63,9 @@ EXPORTERS: Registry[type[Exporter]] = Registry(
         "safetensors": "autoprune.artifacts.exporters.safetensors:SafetensorsExporter",
     },
 )
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an exporter's library said, cut where it runs on."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return line if len(line) <= MAX_CHARACTERS else line[: MAX_CHARACTERS - 3] + "..."

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from autoprune.artifacts.exporters.base import Tensors
+from autoprune.artifacts.exporters.base import Tensors, first_line
 from autoprune.artifacts.exporters.pt2 import dynamic_call
 from autoprune.artifacts.weights import tensors_of
+from autoprune.core.errors import AutopruneError
 from autoprune.graph.module import TracedModule
 from autoprune.graph.onnx import UnsupportedOperator, to_onnx
 
@@ -28,7 +29,13 @@ class OnnxExporter:
             to_onnx(module.program, module.widths, tensors_of(module), path)
             return ""
         except UnsupportedOperator as reason:
-            _export_by_torch(module, inputs, path)
+            try:
+                _export_by_torch(module, inputs, path)
+            except Exception as error:  # whatever torch's exporter raises, hundreds of lines of it at times
+                raise AutopruneError(
+                    f"{reason.reason}, and torch.onnx.export cannot write it either "
+                    f"({type(error).__name__}: {first_line(error)}). Export pt2 instead, or replace the operator."
+                ) from error
             return f"by torch.onnx.export (no emitter for {reason.target})"
 
     def run(self, module: TracedModule, path: Path, batches: Sequence[Tensors]) -> list[Tensors]:

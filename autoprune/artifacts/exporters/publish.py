@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from autoprune.artifacts.exporters.base import EXPORTERS, Tensors
+from autoprune.artifacts.exporters.base import EXPORTERS, Tensors, first_line
 from autoprune.artifacts.exporters.parity import difference, module_outputs, parity_batches, resized
 from autoprune.artifacts.records import ExportRecord
-from autoprune.core.errors import Failure
+from autoprune.core.errors import AutopruneError, Failure
 from autoprune.graph.module import TracedModule
 
 EXAMPLE_ROWS = 2  # torch.export takes a batch of one for a constant
@@ -56,15 +56,11 @@ def _publish(kind: str, module: TracedModule, inputs: Tensors, target: Path, tem
     try:
         note = exporter.export(module, resized(module.program, inputs, EXAMPLE_ROWS), temporary)
     except Exception as error:  # exporters raise whatever their libraries raise
-        return Failure(
-            "export", f"{kind}: {type(error).__name__}: {_first_line(error)}", "the model itself is not affected"
-        )
+        return Failure("export", f"{kind}: {_said(error)}", "the model itself is not affected")
     try:
         found = exporter.run(module, temporary, batches)
     except Exception as error:
-        return Failure(
-            "load", f"{kind}: {type(error).__name__}: {_first_line(error)}", "the file was written but does not run"
-        )
+        return Failure("load", f"{kind}: {_said(error)}", "the file was written but does not run")
     worst = difference(expected, found)
     if not worst <= exporter.tolerance:
         return Failure(
@@ -79,6 +75,7 @@ def _publish(kind: str, module: TracedModule, inputs: Tensors, target: Path, tem
     )  # fmt: skip
 
 
-def _first_line(error: Exception) -> str:
-    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return line if len(line) <= 300 else line[:297] + "..."
+def _said(error: Exception) -> str:
+    """Our own errors are whole sentences; others need their type to be understood."""
+    line = first_line(error)
+    return line if isinstance(error, AutopruneError) else f"{type(error).__name__}: {line}"

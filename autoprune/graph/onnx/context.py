@@ -35,14 +35,14 @@ class UnsupportedOperator(AutopruneError):  # noqa: N818 (it names the thing, no
 
     Attributes:
         target: the ATen overload.
+        reason: the operator, the operation and what of it cannot be written.
     """
 
     def __init__(self, target: str, operation: str, detail: str = "") -> None:
         self.target = target
-        reason = f": {detail}" if detail else ""
+        self.reason = f"no emitter for '{target}' (operation '{operation}')" + (f": {detail}" if detail else "")
         super().__init__(
-            f"ONNX: no emitter for '{target}' (operation '{operation}'){reason}. "
-            "Export with torch.onnx.export instead, or leave ONNX out of the formats."
+            f"ONNX: {self.reason}. Export with torch.onnx.export instead, or leave ONNX out of the formats."
         )
 
 

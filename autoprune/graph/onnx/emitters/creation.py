@@ -8,7 +8,7 @@ from autoprune.graph.onnx.context import Context
 from autoprune.graph.onnx.emitters.registry import emits, result_type
 from autoprune.graph.program import Operation
 
-_NUMBERS = {"zeros": 0, "new_zeros": 0, "zeros_like": 0, "zero": 0, "ones": 1, "new_ones": 1, "ones_like": 1}
+_NUMBERS = {"zeros": 0, "new_zeros": 0, "zeros_like": 0, "ones": 1, "new_ones": 1, "ones_like": 1}
 
 
 @emits(*(f"{name}.default" for name in _NUMBERS), "empty.memory_format", "new_empty.default", "empty_like.default")

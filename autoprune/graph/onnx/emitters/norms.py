@@ -13,9 +13,13 @@ from autoprune.graph.program import Operation
 
 @emits("batch_norm.default")
 def _batch_norm(context: Context, operation: Operation) -> None:
-    if operation.argument(3, "running_mean") is None:
+    """With the statistics of one sample, as standardised weights ask for, it is an instance norm."""
+    if operation.argument(3, "running_mean") is not None and not operation.argument(5, "training", False):
+        _running_norm(context, operation)
+    elif context.dimensions(operation.args[0].name)[0] == Constant(1):
+        _own_norm(context, operation)
+    else:
         raise refuse(operation, "batch norm without running statistics depends on the batch")
-    _running_norm(context, operation)
 
 
 @emits("_native_batch_norm_legit_no_training.default")
@@ -43,6 +47,10 @@ def _instance_norm(context: Context, operation: Operation) -> None:
     if not operation.argument(5, "use_input_stats", True):
         _running_norm(context, operation)
         return
+    _own_norm(context, operation)
+
+
+def _own_norm(context: Context, operation: Operation) -> None:
     channels = context.shape(operation, 0, "input")[1]
     inputs = [
         context.input(operation, 0, "input"),
