@@ -171,7 +171,8 @@ def _refusal(error: Exception) -> str:
 
 def _decomposed(exported: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
     """Casts written out and nothing changed in place; batch norms and dropouts stay what they were, for training."""
-    rates = {_path(node): node.args[1] for node in exported.graph.nodes if node.target is aten.dropout.default}
+    nodes = [node for graph in _graphs(exported.graph_module) for node in graph.nodes]
+    rates = {_path(node): node.args[1] for node in nodes if node.target is aten.dropout.default}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated classes
         decomposed: torch.export.ExportedProgram = exported.run_decompositions({})

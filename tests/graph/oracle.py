@@ -184,6 +184,8 @@ class Oracle:
             for position, tensor in enumerate(rest, start=1):
                 if tensor is not None:
                     selected[position] = selected[position].index_select(number, index)
+        if selected[0].numel() == 0:  # of a removed branch
+            return result
         shape: Any = [selected[0].shape[axis] for axis in axes]
         if name == "group_norm":
             groups = operation.args[1]

@@ -187,6 +187,181 @@ def test_bad_inputs_are_named() -> None:
         trace(model, 3)  # type: ignore[arg-type]
 
 
+class Autocast(nn.Module):
+    """A region in bfloat16, one where autocast is off, and one without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.out = nn.Linear(5, 8), nn.BatchNorm1d(8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            x = self.norm(self.a(x))
+            with torch.autocast("cpu", enabled=False):
+                x = F.relu(self.b(x.float()))
+        with torch.no_grad():
+            scale = x.mean(1, keepdim=True)
+        y: Tensor = self.out(x * scale)
+        return y
+
+
+def test_autocast_regions_are_traced_with_their_casts() -> None:
+    model, x = Autocast().eval(), torch.randn(3, 5)
+    graph = trace(model, x)
+    assert [group.size for group in graph.groups.values()] == [8, 6]
+    dtypes = [graph.program.values[op.name].dtype for op in graph.program.operations if "linear" in op.target]
+    assert dtypes == ["bfloat16", "float32", "float32"]
+    module = graph.module()
+    torch.testing.assert_close(module(x), model(x))
+    assert isinstance(module.get_submodule("norm"), nn.BatchNorm1d)
+    assert graph.module(graph.uniform(0.5))(x).shape == (3, 2)
+
+
+class Quiet(nn.Module):
+    """Autocast that is off, as rotary embeddings have it, inside a region without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.out = nn.Linear(5, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):
+            turn = torch.cos(torch.arange(8).float())
+            bias, turn = turn + 1.0, turn * 2.0
+        y: Tensor = self.out(x * turn + bias)
+        return y
+
+
+def test_regions_that_change_nothing_are_inlined() -> None:
+    model, x = Quiet().eval(), torch.randn(3, 5)
+    graph = trace(model, x)
+    assert [op.module for op in graph.program.operations if "linear" in op.target] == ["a", "out"]
+    torch.testing.assert_close(graph.module()(x), model(x))
+
+
+class Conditional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.cond(x.sum() > 0, lambda z: self.a(z), lambda z: z * 2, (x,))
+        return y
+
+
+class Reading(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.a(x) * x.max().item()
+        return y
+
+
+def test_control_flow_and_numbers_read_at_run_time_are_refused() -> None:
+    with pytest.raises(InputError, match=r"control flow operator 'cond' .* Write it without control flow"):
+        trace(Conditional(), torch.randn(3, 5))
+    with pytest.raises(InputError, match=r"reads a number out of a tensor .* Keep it a tensor"):
+        trace(Reading(), torch.randn(3, 5))
+
+
+@torch.library.custom_op("autoprune_tests::doubled", mutates_args=())
+def doubled(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@doubled.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class Custom(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Linear(5, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = doubled(self.a(x))
+        return y
+
+
+def test_custom_operators_are_refused() -> None:
+    with pytest.raises(InputError, match=r"'autoprune_tests\.doubled\.default' .* is a custom operator"):
+        trace(Custom(), torch.randn(3, 5))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # what torch.compile imports
+def test_wrappers_are_looked_through() -> None:
+    model, x = trained("Residual"), torch.randn(2, *SHAPE)
+    expected = trace(model, x)
+    for wrapped in (nn.DataParallel(model), torch.compile(model), torch.compile(nn.DataParallel(model))):
+        graph = trace(wrapped, x)  # type: ignore[arg-type]
+        assert list(graph.groups) == list(expected.groups)
+        assert list(graph.state) == list(expected.state)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_models_whose_weights_cannot_be_cut_are_refused() -> None:
+    x = torch.randn(2, 5)
+    plain = nn.Sequential(nn.Linear(5, 8), nn.Linear(8, 2)).eval()
+    with pytest.raises(InputError, match=r"the model is a TorchScript module\. Pass the nn\.Module"):
+        trace(torch.jit.trace(plain, x), x)
+    with pytest.raises(InputError, match=r"'0' \(LazyLinear\) has no weights yet\. Run the model once"):
+        trace(nn.Sequential(nn.LazyLinear(4), nn.Linear(4, 2)), x)
+    packed = nn.Sequential(nn.Linear(5, 8))
+    packed[0].weight = nn.Parameter(torch.zeros(8, 5, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(InputError, match=r"'0' is quantised .* Prune the floating-point model, then quantise"):
+        trace(packed, x)
+
+
+class Frozen(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 2)
+        self.a.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(F.relu(self.a(x)))
+        return y
+
+
+def test_frozen_parameters_stay_frozen() -> None:
+    graph = trace(Frozen(), torch.randn(2, 5))
+    for policy in ({}, {"a": 3}):
+        small = graph.module(policy)
+        assert {name: p.requires_grad for name, p in small.named_parameters()} == {
+            "a.weight": False, "a.bias": False, "b.weight": True, "b.bias": True,
+        }  # fmt: skip
+
+
+class Unread(nn.Module):
+    """A value of which only the shape is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(5, 8), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.a(x)
+        places = torch.arange(x[:, :, -1].shape[1])
+        y: Tensor = self.b(x + places[:, None])
+        return y
+
+
+def test_values_read_for_their_shape_alone_freeze_nothing() -> None:
+    assert list(trace(Unread(), torch.randn(2, 6, 5)).groups) == ["a"]
+
+
+def test_every_reason_names_its_operator() -> None:
+    graph = trace(Unknown(), torch.zeros(1, *SHAPE))
+    others = ("is an output of the model", "is dimension 1 of input 'x'", "is dimension 1 of input 'input'")
+    assert {f.reason for f in graph.frozen} - set(others) == {"operator aten.special_i0.default has no rule"}
+    graph = trace(nn.Sequential(nn.Linear(5, 8), nn.Softmax(-1), nn.Linear(8, 2)), torch.randn(2, 5))
+    assert {f.reason for f in graph.frozen} - set(others) == {"aten.softmax.int: runs along it"}
+
+
 def test_policies_are_checked() -> None:
     graph = traced("Residual")
     with pytest.raises(InputError, match=r"unknown group 'steam'\. Did you mean 'stem'\?"):
