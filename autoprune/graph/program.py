@@ -68,6 +68,10 @@ class Operation:
 
     def refs(self) -> tuple[str, ...]:
         """Names of all values it reads, parameters included, in order."""
+        return self._refs
+
+    @cached_property
+    def _refs(self) -> tuple[str, ...]:
         found: list[str] = []
 
         def visit(item: Any) -> None:

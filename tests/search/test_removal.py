@@ -131,7 +131,7 @@ def test_parallel_branches_do_not_both_go() -> None:
 def test_inner_blocks_go_with_outer_ones() -> None:
     space = space_of("Resnet", "depth")
     names = [variable.name for variable in space.variables]
-    assert names[:2] == ["stage1.0.b", "stage1.0.squeeze"]
+    assert names[:2] == ["stage1.0.a", "stage1.0.squeeze"]
     both, outer = [0, 0, *space.dense[2:]], [0, *space.dense[1:]]
     assert space.policy(both) == space.policy(outer)
     assert space.canonical(both) == tuple(outer)

@@ -20,6 +20,7 @@ _MERGES = ("add", "sub", "mul")
 _KEEP_ZERO = ("relu", "gelu", "silu", "tanh", "mul", "dropout", "clone", "contiguous", "to", "_to_copy", "neg",
               "permute", "transpose", "reshape", "view", "unsqueeze", "squeeze", "roll", "slice", "flip")  # fmt: skip
 _SAME_AXES = ("roll", "slice", "flip")
+_AVERAGES = ("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 _TRACED = {Batch.KEY: 1009}  # a prime: it divides nothing else
 
 
@@ -132,6 +133,12 @@ class Flow:
             varies[a], varies[b] = varies[b], varies[a]
         elif kind == "unsqueeze":
             varies.insert(operation.args[1] % rank, False)
+        elif kind in _AVERAGES and not any(varies[2:]):
+            pass
+        elif kind == "mean" and len(operation.args) > 1:
+            axes = {axis % len(varies) for axis in _flat(operation.args[1])}
+            keeps = operation.argument(2, "keepdim", False)
+            varies = [flag and axis not in axes for axis, flag in enumerate(varies) if keeps or axis not in axes]
         elif kind in ("reshape", "view"):
             varies = self._reshaped(operation, varies)
         else:

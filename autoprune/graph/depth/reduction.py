@@ -204,8 +204,8 @@ class Depth:
             if not wanted.isdisjoint(operation.results):
                 tail.append(operation)
                 wanted.update(name for name in operation.refs() if name in self._fixed)
-        closed = frozenset(self._program.group_sizes).difference(program.group_sizes)
-        return Reduction(program, rewrite.folds, tuple(tail[::-1]), closed)
+        closed = (group for group, names in self._carriers.items() if not any(name in program.values for name in names))
+        return Reduction(program, rewrite.folds, tuple(tail[::-1]), frozenset(closed))
 
 
 def _of_nothing(

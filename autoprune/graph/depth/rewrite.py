@@ -44,7 +44,7 @@ class Rewrite:
         self._makers = {name: op for op in self._live for name in op.results}
         self._readers: dict[str, int] = {}
         for operation in self._live:
-            for name in self._reads(operation):
+            for name in set(self._reads(operation)):
                 self._readers[name] = self._readers.get(name, 0) + 1
         for output in program.outputs:
             if output is not None:
@@ -54,8 +54,9 @@ class Rewrite:
     def folds(self) -> tuple[Fold, ...]:
         return tuple(self._folds)
 
-    def _reads(self, operation: Operation) -> set[str]:
-        return set(operation.refs()) - {self._flow.merges.get(operation.name)}
+    def _reads(self, operation: Operation) -> tuple[str, ...]:
+        held = self._flow.merges.get(operation.name)
+        return operation.refs() if held is None else tuple(name for name in operation.refs() if name != held)
 
     def _alive(self) -> list[Operation]:
         """Operations that an output needs, in order."""
@@ -64,7 +65,7 @@ class Rewrite:
         for operation in reversed(self._program.operations):
             if operation.name not in self._flow.constants and not wanted.isdisjoint(operation.results):
                 live.append(operation)
-                wanted |= self._reads(operation)
+                wanted.update(self._reads(operation))
         return live[::-1]
 
     def program(self) -> Program:
@@ -193,7 +194,7 @@ class Rewrite:
                 return Ref(self._alias.get(item.name, item.name))
             return tuple(visit(part) for part in item) if isinstance(item, tuple) else item
 
-        if not any(name in self._alias for name in operation.refs()):
+        if self._alias.keys().isdisjoint(operation.refs()):
             return operation
         kwargs = tuple((name, visit(value)) for name, value in operation.kwargs)
         return replace(operation, args=visit(operation.args), kwargs=kwargs)
