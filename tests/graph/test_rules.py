@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from autoprune.graph import trace
+from autoprune.graph import DependencyGraph, analysis, trace
 from autoprune.graph.dimension import units_of
+from autoprune.graph.rules import RULES, Call, Dims, Rule, apply
 from tests.graph.models import MODELS, SHAPE, trained
 from tests.graph.oracle import Oracle
 
@@ -320,6 +325,10 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "einsum without an arrow": lambda: Tokens(lambda x: torch.einsum("btd,bsd", x, x).transpose(0, 1).mean(0), 6),
     "matrix and vector": lambda: Tokens(F.relu, 6, inner=Voted()),
     "cdist": lambda: Tokens(lambda x: torch.cdist(x, x), 6),
+    "outer": lambda: Tokens(lambda x: x + torch.outer(torch.arange(6.0), torch.ones(12))),
+    "broadcast_tensors": lambda: Tokens(lambda x: sum(torch.broadcast_tensors(x, x.mean(1, keepdim=True)))),
+    "meshgrid": lambda: Tokens(lambda x: x + torch.meshgrid(torch.arange(6.0), torch.ones(12), indexing="ij")[0]),
+    "one_hot": lambda: Tokens(lambda x: x + F.one_hot(x.argmax(1), 6).transpose(1, 2)),
     "rotary": lambda: Attention("rotary", width=4),
     "rotary, complex": lambda: Attention("complex rotary", width=4),
     "attention, causal with scale": lambda: Attention("causal"),
@@ -379,11 +388,27 @@ def example(model: nn.Module, rows: int) -> Tensor:
     return torch.randn(rows, *shape, generator=generator)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_sliced_equals_the_oracle(name: str) -> None:
+VISITED: set[Rule | None] = set()
+
+
+@functools.cache
+def built(name: str) -> tuple[nn.Module, DependencyGraph]:
+    """A case's model and what was traced of it; the rules on the way go to `VISITED`."""
+
+    def recorded(call: Call) -> list[Dims]:
+        VISITED.add(RULES.get(call.target))
+        return apply(call)
+
     torch.manual_seed(0)
     model = CASES[name]().eval()
-    graph = trace(model, example(model, 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis, "apply", recorded)
+        return model, trace(model, example(model, 2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_sliced_equals_the_oracle(name: str) -> None:
+    model, graph = built(name)
     x = example(model, 3)
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -394,6 +419,21 @@ def test_sliced_equals_the_oracle(name: str) -> None:
                 for group in graph.groups.values()
             }
             torch.testing.assert_close(graph.module(kept=kept)(x), Oracle(graph, kept)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_every_rule_has_a_case() -> None:
+    for name in CASES:
+        built(name)
+    assert {rule.__name__ for rule in RULES.values()} - {rule.__name__ for rule in VISITED if rule} == set()
+
+
+def test_the_walk_through_of_the_documents_is_the_rule() -> None:
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert textwrap.indent(inspect.getsource(RULES["aten.cdist.default"]), "   ") in text
+    case = next(line for line in Path(__file__).read_text(encoding="utf-8").splitlines() if '"cdist": ' in line)
+    assert case.strip() in text
+    oracle = Path(__file__).with_name("oracle.py").read_text(encoding="utf-8")
+    assert next(line for line in oracle.splitlines() if '"cdist": ' in line).strip() in text
 
 
 PRUNABLE = {
