@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autoprune.graph.kernel import Kernel
-from autoprune.hardware.analytical import Estimator
+from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.analytical_fit import fit_analytical
 from autoprune.hardware.analytical_shapes import Shapes
 from autoprune.hardware.fit import Floats

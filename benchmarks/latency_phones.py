@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from autoprune.graph.kernel import Kernel
-from autoprune.hardware.analytical import AnalyticalModel, Estimator
+from autoprune.hardware.analytical import AnalyticalModel
 from autoprune.hardware.analytical_composition import Totals, fit_whole_models
+from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.analytical_fit import fit_analytical
 from autoprune.hardware.analytical_shapes import Shapes
 from autoprune.hardware.fit import Floats

@@ -1,27 +1,28 @@
-"""Analytical times of kernels: a roofline an operator class, and what measured neighbours say beside it.
+"""Analytical models of devices: a roofline an operator class, as a profile's header carries it. No graph, no torch.
 
     time = overhead + us_per_flop * flops * waste + us_per_byte * bytes
 
 (the smooth sum in place of the roofline's maximum; Williams et al. 2009). `waste` is what is paid for and not used:
-channels in slices, or tiles in waves. Nothing makes it monotone in the widths. Where rows are at hand, the logarithm
-of measured / roofline is interpolated between them by kriging (Rasmussen and Williams 2006, eq. 2.25).
+channels in slices, or tiles in waves. Nothing makes it monotone in the widths.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from autoprune.graph.kernel import Kernel
-from autoprune.hardware.analytical_shapes import SLICE, WORK, Shape, Shapes, waves
 from autoprune.hardware.fit import Floats
-from autoprune.hardware.kernel_table import KernelRow
+
+if TYPE_CHECKING:
+    from autoprune.hardware.analytical_shapes import Shapes
 
 ALL = "*"
 LEAST_US = 0.01
-ROBUST_ROUNDS, OUTLYING = 3, 2.0
+SLICE = 4  # mobile GPUs keep channels in vectors of four
+WORK = 7  # which of `Shapes.features` is the number of work items
 
 
 class _Model(BaseModel):
@@ -93,69 +94,14 @@ class AnalyticalModel(_Model):
         return self.classes.get(operator, self.classes[ALL])
 
 
-class Estimator:
-    """Times of kernels that were not measured.
+def waves(shapes: Shapes, tile: tuple[int, int], units: int) -> tuple[Floats, Floats]:
+    """How many times more work whole tiles in whole waves are than the product itself, and how many tiles there are.
 
-    Args:
-        model: the device's coefficients.
-        rows: measured kernels; without any, the model alone speaks.
+    A product is cut into tiles of (rows, columns); `units` tiles run at once, and the last wave is paid for in full.
     """
-
-    def __init__(self, model: AnalyticalModel, rows: Sequence[KernelRow] = ()) -> None:
-        self._model = model
-        self._rows: dict[str, list[KernelRow]] = {}
-        for row in rows:
-            self._rows.setdefault(row.operator, []).append(row)
-        self._fields: dict[str, _Field | None] = {}
-
-    def estimate_us(self, operator: str, shapes: Shapes) -> Floats:
-        """Estimated times of kernels of one class.  # (m,)"""
-        own = self._model.of(operator)
-        times = own.roofline_us(shapes, self._model.units)
-        field = self._field(operator, own)
-        if field is None:
-            return times
-        corrected: Floats = times * np.exp(field.mean(shapes.features(self._model.units)))
-        return corrected
-
-    def _field(self, operator: str, own: ClassModel) -> _Field | None:
-        if operator not in self._fields:
-            rows = self._rows.get(operator, [])
-            usable = own.residual is not None and len(rows) > 0
-            self._fields[operator] = _conditioned(own, rows, self._model.units) if usable else None
-        return self._fields[operator]
-
-
-class _Field:
-    """A Gaussian process, conditioned on residuals at some features.
-
-    Rows that their neighbours contradict count less: their noise is raised to their leave-one-out error.
-    """
-
-    def __init__(self, residual: Residual, features: Floats, values: Floats) -> None:
-        self._residual, self._features = residual, features
-        self._level = float(np.median(values))
-        covariance = residual.covariance(features, features)
-        targets = values - self._level
-        noise = np.full(len(values), residual.noise**2)
-        for _ in range(ROBUST_ROUNDS):
-            inverse = np.linalg.inv(covariance + np.diag(noise))
-            variance = 1.0 / np.diag(inverse)
-            error = variance * (inverse @ targets)  # left out in turn (Rasmussen and Williams, eq. 5.12)
-            expected = np.maximum(variance - noise, 0.0) + residual.noise**2
-            noise = np.where(error**2 > OUTLYING**2 * expected, error**2, residual.noise**2)
-        self._weights = np.linalg.solve(covariance + np.diag(noise), targets)
-
-    def mean(self, features: Floats) -> Floats:
-        mean: Floats = self._level + self._residual.covariance(features, self._features) @ self._weights
-        return mean
-
-
-def _conditioned(own: ClassModel, rows: Sequence[KernelRow], units: int) -> _Field:
-    assert own.residual is not None
-    shapes = Shapes.of([Shape.of(Kernel(row.family, row.sizes)) for row in rows])
-    times = np.maximum(np.array([row.p50_us for row in rows]), LEAST_US)
-    return _Field(own.residual, shapes.features(units), np.log(times / own.roofline_us(shapes, units)))
+    tiles = shapes.batch * np.ceil(shapes.rows / tile[0]) * np.ceil(shapes.columns / tile[1])
+    paid = np.ceil(tiles / units) * units * tile[0] * tile[1]
+    return paid / (shapes.batch * shapes.rows * shapes.columns), tiles
 
 
 def matern(first: Floats, second: Floats) -> Floats:

@@ -13,12 +13,11 @@ from autoprune.graph.dimension import dense_size
 from autoprune.graph.fusion import CONVOLUTIONS, kernel_slots
 from autoprune.graph.kernel import Kernel
 from autoprune.graph.program import Operation, Program, Ref
+from autoprune.hardware.analytical import SLICE, waves
 from autoprune.hardware.fit import Floats
 
-SLICE = 4  # mobile GPUs keep channels in vectors of four
 WIDTHS = frozenset(("conv", "pointwise", "linear"))  # classes whose sizes are (inner channels, columns)
 LARGEST_DIVISOR = 16
-WORK = 7  # which feature is the number of work items
 
 
 @dataclass(frozen=True)
@@ -166,16 +165,6 @@ def _padded(values: Floats, step: int) -> Floats:
     """How many times larger a size is once rounded up to a multiple of `step`."""
     padded: Floats = np.ceil(values / step) * step / np.maximum(values, 1.0)
     return padded
-
-
-def waves(shapes: Shapes, tile: tuple[int, int], units: int) -> tuple[Floats, Floats]:
-    """How many times more work whole tiles in whole waves are than the product itself, and how many tiles there are.
-
-    A product is cut into tiles of (rows, columns); `units` tiles run at once, and the last wave is paid for in full.
-    """
-    tiles = shapes.batch * np.ceil(shapes.rows / tile[0]) * np.ceil(shapes.columns / tile[1])
-    paid = np.ceil(tiles / units) * units * tile[0] * tile[1]
-    return paid / (shapes.batch * shapes.rows * shapes.columns), tiles
 
 
 def largest_divisor(values: Floats) -> Floats:

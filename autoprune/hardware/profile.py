@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from autoprune.core.data import data_folder
 from autoprune.core.errors import InputError, unknown_name
 from autoprune.core.files import canonical_json, digest, read_json, write_json
+from autoprune.hardware.analytical import AnalyticalModel
 from autoprune.hardware.kernel_table import KernelRow, read_kernels, write_kernels
 
 SCHEMA = "autoprune.profile/1"
@@ -106,6 +107,7 @@ class ProfileHeader(_Model):
     protocol: ProtocolInfo
     provenance: Literal["measured", "imported", "analytical"]
     composition: dict[str, Composition] = {}
+    analytical: AnalyticalModel | None = None  # for kernels that have no row
     alignment_quantum: int = Field(default=1, ge=1)
     validation: Validation = Validation()
     created: str = ""
@@ -170,6 +172,8 @@ class HardwareProfile:
 def header_data(header: ProfileHeader) -> dict[str, Any]:
     """A header as JSON data."""
     data: dict[str, Any] = header.model_dump(mode="json", by_alias=True)
+    if header.analytical is None:  # profiles without one keep the identity they had
+        del data["analytical"]
     return data
 
 

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from autoprune.graph.kernel import Kernel
-from autoprune.hardware.analytical import AnalyticalModel, ClassModel, Estimator, Residual, scaled_model
+from autoprune.hardware.analytical import AnalyticalModel, ClassModel, Residual, scaled_model, waves
 from autoprune.hardware.analytical_composition import Totals, fit_whole_models
+from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.analytical_fit import fit_analytical, fit_residual
-from autoprune.hardware.analytical_shapes import Shape, Shapes, largest_divisor, waves
+from autoprune.hardware.analytical_shapes import Shape, Shapes, largest_divisor
 from autoprune.hardware.importers.layers import Layers
 from autoprune.hardware.kernel_table import KernelRow
 from tests.hardware.samples import row
