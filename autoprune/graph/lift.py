@@ -14,10 +14,16 @@ from autoprune.graph.program import Operation, Program, Ref, Size
 Tensors = Mapping[str, torch.Tensor | None]
 
 
-def _bare(kind: type[nn.Module], tensors: Tensors, **attributes: Any) -> nn.Module:
-    """An `nn` module without its initialisation: slicing makes hundreds of them in milliseconds."""
+def bare_module(kind: type[nn.Module]) -> nn.Module:
+    """An `nn` module in eval mode without its initialisation: slicing makes hundreds of them in milliseconds."""
     module = kind.__new__(kind)
     nn.Module.__init__(module)
+    module.__dict__["training"] = False
+    return module
+
+
+def _bare(kind: type[nn.Module], tensors: Tensors, **attributes: Any) -> nn.Module:
+    module = bare_module(kind)
     module.__dict__.update(attributes)
     for name, tensor in tensors.items():
         if name in ("running_mean", "running_var", "num_batches_tracked"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,22 +17,10 @@ from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import InputError
 from autoprune.graph.dimension import Indices, size
-from autoprune.graph.lift import make_module, module_input, owned_parameters
+from autoprune.graph.lift import bare_module, make_module
 from autoprune.graph.program import Program
-from autoprune.graph.run import INTEGER, concrete, fill, resolve_target
+from autoprune.graph.run import INTEGER, fill, resolve_target
 from autoprune.graph.slicing import Slicer
-
-
-@dataclass(frozen=True)
-class _Step:
-    """One operation, ready to run: literal arguments, sizes written in."""
-
-    results: tuple[str, ...]
-    target: str
-    module: str | None
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    free: tuple[str, ...]  # values read here for the last time
 
 
 class TracedModule(nn.Module):
@@ -52,11 +39,11 @@ class TracedModule(nn.Module):
         super().__init__()
         self.program = program
         self.widths = dict(widths)
-        self._steps = _steps(program, self.widths)
+        self._steps = program.plan.steps_at(self.widths)
         self._raw = program.raw_state
         self._lookup: dict[str, Any] | None = None
         self._mount(tensors)
-        self.eval()
+        self.training = False  # its layers are made so
 
     @classmethod
     def from_sliced(
@@ -79,22 +66,20 @@ class TracedModule(nn.Module):
 
     def _mount(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put modules and raw parameters where the user had them."""
-        for operation in self.program.operations:
-            if operation.module is not None and not _has_module(self, operation.module):
-                sliced = {role: tensors.get(name) for role, name in owned_parameters(operation).items()}
-                _set_module(self, operation.module, make_module(operation, self.program, self.widths, sliced))
-        present = {name for name, _ in self.named_parameters(remove_duplicate=False)}
-        present |= {name for name, _ in self.named_buffers(remove_duplicate=False)}
-        for name in (*self.program.parameters, *self.program.buffers):
-            if name in present or name not in tensors:
+        plan = self.program.plan
+        for layer in plan.layers:
+            sliced = {role: tensors.get(name) for role, name in layer.tensors.items()}
+            module = make_module(layer.operation, self.program, self.widths, sliced)
+            _container(self, layer.path[:-1])._modules[layer.path[-1]] = module
+        for name, path, leaf, is_parameter in plan.loose:
+            if name not in tensors:
                 continue
-            parent, _, leaf = name.rpartition(".")
-            owner = _container(self, parent)
-            if name in self.program.parameters:
-                value = tensors[name]
-                owner.register_parameter(leaf, value if isinstance(value, nn.Parameter) else nn.Parameter(value))
+            holder, value = _container(self, path), tensors[name]
+            if not is_parameter:
+                holder.register_buffer(leaf, value)
             else:
-                owner.register_buffer(leaf, tensors[name])
+                parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+                holder.register_parameter(leaf, parameter)
 
     def clone_tensors(self) -> TracedModule:
         """Give this module its own copy of every tensor, floating-point parameters trainable; returns itself."""
@@ -197,12 +182,12 @@ def build(
     weights: Mapping[str, torch.Tensor],
 ) -> TracedModule:
     """The module that keeps units `kept` (groups not named stay dense); see `DependencyGraph.module`."""
-    cut = Slicer(kept)
+    cut = Slicer(program.plan, kept)
     tensors: dict[str, torch.Tensor] = {}
     with torch.no_grad():
         for name in (*program.parameters, *program.buffers):
             source = weights.get(name, state[name])
-            tensor = cut(source, program.values[name].dimensions)
+            tensor = cut(name, source)
             if tensor is not source and isinstance(source, nn.Parameter):
                 tensor = nn.Parameter(tensor, requires_grad=source.requires_grad)
             tensors[name] = tensor
@@ -214,37 +199,12 @@ def build(
     return TracedModule(reduction.program, widths, reduction.tensors(program, tensors, widths))
 
 
-def _steps(program: Program, widths: Mapping[str, int]) -> tuple[_Step, ...]:
-    steps = []
-    for op, gone in zip(program.operations, program.last_reads, strict=True):
-        args, kwargs = op.args, dict(op.kwargs)
-        if op.module is not None:
-            args, kwargs = (module_input(op),), {}
-        elif op.name in program.sized:
-            args = concrete(args, widths)
-            kwargs = {name: concrete(value, widths) for name, value in kwargs.items()}
-        steps.append(_Step(op.results, op.target, op.module, args, kwargs, gone))
-    return tuple(steps)
-
-
-def _container(root: nn.Module, path: str) -> nn.Module:
+def _container(root: nn.Module, path: tuple[str, ...]) -> nn.Module:
     module = root
-    for part in path.split(".") if path else []:
+    for part in path:
         child = module._modules.get(part)
         if child is None:
-            child = nn.Module()
+            child = bare_module(nn.Module)
             module._modules[part] = child
         module = child
     return module
-
-
-def _has_module(root: nn.Module, path: str) -> bool:
-    module: nn.Module | None = root
-    for part in path.split("."):
-        module = module._modules.get(part) if module is not None else None
-    return module is not None
-
-
-def _set_module(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, leaf = path.rpartition(".")
-    _container(root, parent)._modules[leaf] = module

@@ -15,6 +15,7 @@ from autoprune.graph.dimension import Dimension, group_sizes
 
 if TYPE_CHECKING:
     from autoprune.graph.depth import Depth
+    from autoprune.graph.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -127,20 +128,18 @@ class Program:
         return tuple(map(tuple, free))
 
     @cached_property
-    def sized(self) -> frozenset[str]:
-        """Names of the operations with a `Size` among their arguments."""
-
-        def has_size(item: Any) -> bool:
-            return isinstance(item, Size) or (isinstance(item, tuple) and any(map(has_size, item)))
-
-        return frozenset(op.name for op in self.operations if has_size((op.args, op.kwargs)))
-
-    @cached_property
     def raw_state(self) -> tuple[str, ...]:
         """Parameters and buffers that operations read themselves, not through a lifted module."""
         state = {*self.parameters, *self.buffers}
         names = [name for op in self.operations for name in op.refs() if not name.startswith(f"{op.module}.")]
         return tuple(dict.fromkeys(name for name in names if name in state))
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How modules of it are built."""
+        from autoprune.graph.plan import Plan  # it reads programs
+
+        return Plan(self)
 
     @cached_property
     def depth(self) -> Depth:

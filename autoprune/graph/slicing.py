@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 
-from autoprune.graph.dimension import Dimension, Indices, dense_size, groups_of, indices
+from autoprune.graph.dimension import Indices
+from autoprune.graph.plan import Plan
+
+
+class _Selection(NamedTuple):
+    """The indices that stay along a dimension; `first` where they are its first ones."""
+
+    places: torch.Tensor
+    units: int
+    dense: int
+    first: bool
 
 
 class Slicer:
@@ -16,45 +27,44 @@ class Slicer:
     one buffer that is used again, since fresh memory costs more than the copy.
 
     Args:
+        plan: of the program whose state is cut.
         kept: group id -> units to keep, ascending; groups not named stay whole.
     """
 
-    def __init__(self, kept: Mapping[str, Indices]) -> None:
-        self._kept = kept
-        self._selections: dict[Dimension, torch.Tensor | None] = {}
+    def __init__(self, plan: Plan, kept: Mapping[str, Indices]) -> None:
+        self._cuts = plan.cuts
+        self._selections: list[_Selection | None] = []
+        for (_, _, dense), index in zip(plan.dimensions, plan.selections(kept), strict=True):
+            if index is None or index.size == dense:
+                self._selections.append(None)
+                continue
+            first = index.size == 0 or int(index[-1]) == index.size - 1
+            self._selections.append(_Selection(torch.from_numpy(index), index.size, dense, first))
         self._scratch: dict[tuple[torch.dtype, torch.device], torch.Tensor] = {}
 
-    def __call__(self, tensor: torch.Tensor, dimensions: Sequence[Dimension]) -> torch.Tensor:
-        """The units that are kept, along every axis that is still dense; the tensor itself where that is all of it."""
-        cuts = []
-        for axis, dimension in enumerate(dimensions):
-            index = self._selection(dimension)
-            if index is not None and tensor.shape[axis] == dense_size(dimension):
-                cuts.append((index.numel() / max(tensor.shape[axis], 1), axis, index))
-        if not cuts:
+    def __call__(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """The units of a parameter or buffer that are kept, along every axis that is still dense.
+
+        The tensor itself where that is all of it.
+        """
+        cuts = [(self._selections[place], axis) for axis, place in self._cuts[name]]
+        wanted = [(found, axis) for found, axis in cuts if found is not None and tensor.shape[axis] == found.dense]
+        if not wanted:
             return tensor
         result = tensor.detach()
-        gathered = []
-        for _, axis, index in sorted(cuts, key=lambda cut: cut[0]):  # what removes most first
-            if index.numel() == 0 or int(index[-1]) == index.numel() - 1:
-                result = result.narrow(axis, 0, index.numel())
-            else:
-                gathered.append((axis, index.to(result.device)))
-        for axis, index in gathered[:-1]:
-            result = torch.index_select(result, axis, index, out=self._buffer(result, axis, index.numel()))
+        gathered = [(found, axis) for found, axis in wanted if not found.first]
+        for found, axis in wanted:
+            if found.first:
+                result = result.narrow(axis, 0, found.units)
         if not gathered:
             return result.clone(memory_format=torch.contiguous_format)
-        axis, index = gathered[-1]
-        return result.index_select(axis, index)
-
-    def _selection(self, dimension: Dimension) -> torch.Tensor | None:
-        """Indices that stay along a dimension; None where all do."""
-        if dimension not in self._selections:
-            whole = not any(group in self._kept for group in groups_of(dimension))
-            index = None if whole else indices(dimension, self._kept)
-            full = index is None or index.size == dense_size(dimension)
-            self._selections[dimension] = None if full else torch.from_numpy(index)
-        return self._selections[dimension]
+        if len(gathered) > 1:
+            gathered.sort(key=lambda cut: cut[0].units / cut[0].dense)  # what removes most first
+        for found, axis in gathered[:-1]:
+            out = self._buffer(result, axis, found.units)
+            result = torch.index_select(result, axis, found.places.to(result.device), out=out)
+        found, axis = gathered[-1]
+        return result.index_select(axis, found.places.to(result.device))
 
     def _buffer(self, tensor: torch.Tensor, axis: int, units: int) -> torch.Tensor:
         """Memory for a result with `units` along `axis` that does not share it with `tensor`."""

@@ -1,0 +1,143 @@
+"""What of building a module is the same for every policy of a program, worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from autoprune.graph.dimension import Dimension, Indices, Widths, dense_size, groups_of, has_batch, indices, size
+from autoprune.graph.lift import module_input, owned_parameters
+from autoprune.graph.program import Operation, Program, Size
+
+
+@dataclass(frozen=True)
+class Place:
+    """In the arguments of a step: the size at this place of `Plan.sizes`."""
+
+    index: int
+
+
+class Step(NamedTuple):
+    """One operation, ready to run: literal arguments, sizes written in (`Place`s before).
+
+    Attributes:
+        results: names of its results.
+        target: what it calls where `module` is None.
+        module: the lifted module that it runs.
+        args, kwargs: with `Ref`s.
+        free: values read here for the last time.
+    """
+
+    results: tuple[str, ...]
+    target: str
+    module: str | None
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    free: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A lifted module.
+
+    Attributes:
+        operation: the first that runs it.
+        path: its name, in parts.
+        tensors: role in it -> state-dict name.
+    """
+
+    operation: Operation
+    path: tuple[str, ...]
+    tensors: dict[str, str]
+
+
+class Plan:
+    """The parts of a program that a policy does not change, laid out for building modules quickly.
+
+    Args:
+        program: any.
+
+    Attributes:
+        sizes: every size that arguments of operations name, each once.
+        steps: the operations, `Place`s for sizes, and whether there are any.
+        layers: lifted modules, in program order.
+        loose: state that no lifted module holds: name, path of its holder, its name there, whether it is a parameter.
+        dimensions: every dimension of state that carries a group, each once, with its groups and dense size.
+        cuts: state-dict name -> (axis, place in `dimensions`) of the axes that carry groups.
+    """
+
+    def __init__(self, program: Program) -> None:
+        places: dict[Dimension, int] = {}
+        self.steps: list[tuple[Step, bool]] = []
+        for operation, free in zip(program.operations, program.last_reads, strict=True):
+            if operation.module is not None:
+                step = Step(operation.results, operation.target, operation.module, (module_input(operation),), {}, free)
+                self.steps.append((step, False))
+                continue
+            before = len(places)
+            args, kwargs = _placed(operation.args, places), _placed(dict(operation.kwargs), places)
+            step = Step(operation.results, operation.target, None, args, kwargs, free)
+            sized = len(places) > before or args != operation.args or kwargs != dict(operation.kwargs)
+            self.steps.append((step, sized))
+        self.sizes = tuple(places)
+        self.layers = _layers(program)
+        held = {name for layer in self.layers for name in layer.tensors.values()}
+        parameters = set(program.parameters)
+        state = (*program.parameters, *program.buffers)
+        split = [(name, name.rpartition(".")) for name in state if name not in held]
+        self.loose = [
+            (name, tuple(parent.split(".")) if parent else (), leaf, name in parameters)
+            for name, (parent, _, leaf) in split
+        ]
+        dimensions: dict[Dimension, int] = {}
+        self.cuts = {
+            name: tuple(
+                (axis, dimensions.setdefault(dimension, len(dimensions)))
+                for axis, dimension in enumerate(program.values[name].dimensions)
+                if groups_of(dimension)
+            )
+            for name in state
+        }
+        self.dimensions = tuple((dimension, groups_of(dimension), dense_size(dimension)) for dimension in dimensions)
+
+    def steps_at(self, widths: Widths) -> tuple[Step, ...]:
+        """The steps with their sizes under `widths`; -1 where the batch is part of one."""
+        sizes = [-1 if has_batch(dimension) else int(size(dimension, widths)) for dimension in self.sizes]
+        return tuple(_filled(step, sizes) if sized else step for step, sized in self.steps)
+
+    def selections(self, kept: Mapping[str, Indices]) -> list[Indices | None]:
+        """For each of `dimensions`, the indices that stay; None where that is all of them."""
+        found: list[Indices | None] = []
+        for dimension, groups, _ in self.dimensions:
+            whole = not any(group in kept for group in groups)
+            found.append(None if whole else indices(dimension, kept))
+        return found
+
+
+def _layers(program: Program) -> list[Layer]:
+    layers: dict[str, Layer] = {}
+    for operation in program.operations:
+        if operation.module is not None and operation.module not in layers:
+            path = tuple(operation.module.split("."))
+            layers[operation.module] = Layer(operation, path, owned_parameters(operation))
+    return list(layers.values())
+
+
+def _placed(item: Any, places: dict[Dimension, int]) -> Any:
+    """An argument with `Place`s for sizes."""
+    if isinstance(item, Size):
+        return Place(places.setdefault(item.dimension, len(places)))
+    if isinstance(item, tuple):
+        return tuple(_placed(part, places) for part in item)
+    return {name: _placed(value, places) for name, value in item.items()} if isinstance(item, dict) else item
+
+
+def _filled(step: Step, sizes: list[int]) -> Step:
+    def fill(item: Any) -> Any:
+        if isinstance(item, Place):
+            return sizes[item.index]
+        return tuple(map(fill, item)) if isinstance(item, tuple) else item
+
+    kwargs = {name: fill(value) for name, value in step.kwargs.items()}
+    return Step(step.results, step.target, None, fill(step.args), kwargs, step.free)
