@@ -19,6 +19,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, installed or not
 
 from autoprune.hardware.analytical import AnalyticalModel
+from autoprune.hardware.latency import UNFITTED
 from autoprune.hardware.profile import (
     PERCENTILES,
     Composition,
@@ -145,6 +146,8 @@ def profile_of(device: Device, fit: Fit) -> HardwareProfile:
     }
     low, high = (float(edge) for edge in np.quantile(fit.errors, [0.05, 0.95]))
     mean = float(np.abs(fit.errors).mean())
+    if fit.models == 0:  # no whole model says what sums of kernels leave out
+        low, high = (1 + low) * (1 + UNFITTED[0]) - 1, (1 + high) * (1 + UNFITTED[1]) - 1
     residuals = {name: Residuals(mean_absolute=mean, low=low, high=high) for name in PERCENTILES}
     header = ProfileHeader(
         name=device.name,

@@ -120,6 +120,7 @@ def data_centre_fits(data: Path) -> dict[str, Fit]:
         notes: tuple[str, ...] = (
             f"errors are those of {count} single kernels left out in turn; no whole model was measured",
             "tails were not measured: p90 to p99 equal the median",
+            "the interval is wider than kernels' errors: sums of kernels miss whole models by -15 to +50 % elsewhere",
             "a kernel is taken to cost at most 25 us beside its work: few that short were measured",
             "depthwise and grouped convolutions, pooling, concatenation and others were not measured",
         )
@@ -187,6 +188,7 @@ def scaled_gpu(base: Fit, known: Mapping[str, Fit], name: str, flops: float, ban
         notes=(
             "errors are those of V100, T4 and A100 guessed from each other in the same way, single kernels",
             "tails were not measured: p90 to p99 equal the median",
+            "the interval is wider than kernels' errors: sums of kernels miss whole models by -15 to +50 % elsewhere",
             "depthwise and grouped convolutions, pooling, concatenation and others were not measured on any of them",
         ),
     )

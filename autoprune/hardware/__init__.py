@@ -3,8 +3,9 @@
 - `profile`, `kernel_table`: a profile's files. `load_profile`, `list_profiles` need no torch.
 - `latency`, `cost`, `memory`: predictions for policies, from a profile.
 - `interpolation`, `estimate`, `composition`, `fit`: how a prediction is made.
+- `analytical*`: rooflines an operator class, for devices that are not at hand and kernels that were not measured.
 - `measure`, `profiling`: timing models and kernels, and making a profile.
-- `runtimes`, `devices`: what runs models, and where.
+- `runtimes`, `devices`: what runs models, and where. `importers`: what others measured.
 
 Names are imported when first used.
 """

@@ -141,6 +141,8 @@ class Shapes:
             batch = sizes[:, 0].astype(np.float64)
         elif shape.flops > 0:  # what else grows does so with its channels
             columns = shape.columns * flops / shape.flops
+        # Where a width is 0 nothing runs and nobody reads the time; sizes of 1 keep the arithmetic finite.
+        batch, inner, columns, bytes_ = (np.maximum(values, 1.0) for values in (batch, inner, columns, bytes_))
         rest = (shape.rows, shape.read, shape.taps, shape.steps, shape.extra)
         rows, read, taps, steps, extra = (value * same for value in rest)
         return cls(flops, bytes_, batch, rows, inner, columns, read, taps, steps, extra)

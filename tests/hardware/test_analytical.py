@@ -75,6 +75,14 @@ def test_a_family_at_other_widths_is_the_kernels_at_those(build: object) -> None
     np.testing.assert_allclose(together.features(80), each.features(80))
 
 
+def test_a_width_of_zero_is_no_fault() -> None:
+    kernel = conv(8, 32)
+    shapes = Shapes.family(Shape.of(kernel), np.array([[8, 0], [0, 0]]), np.zeros(2), np.zeros(2))
+    model = ClassModel(overhead_us=1, us_per_flop=1e-3, us_per_byte=0, tile=(64, 64), sliced=True)
+    assert np.isfinite(model.roofline_us(shapes, 80)).all()
+    assert np.isfinite(shapes.features(80)).all()
+
+
 # What is paid for and not used
 
 
