@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autoprune.graph.dimension import Dimension, Widths, size
+from autoprune.graph.dimension import Constant, Dimension, Widths, size
 from autoprune.graph.program import Operation, Program, Ref
 
 
@@ -34,11 +34,25 @@ def operation_macs(program: Program, operation: Operation, widths: Widths) -> An
         return _numel(result, widths) * size(operand(0)[-1], widths)
     if kind in ("addmm", "baddbmm"):
         return _numel(result, widths) * size(operand(1)[-1], widths)
+    if kind == "einsum":
+        return _einsum_macs(program, operation, widths)
     if kind == "scaled_dot_product_attention":
         query, key, value = operand(0), operand(1), operand(2)
         scores = _numel(query[:-1], widths) * size(key[-2], widths)
         return scores * size(query[-1], widths) + scores * size(value[-1], widths)
     return 0
+
+
+def _einsum_macs(program: Program, operation: Operation, widths: Widths) -> Any:
+    """One multiplication for every place of the result and every combination of the letters that are summed over."""
+    left, _, right = str(operation.args[0]).replace(" ", "").partition("->")
+    summed: dict[str, Dimension] = {}
+    for term, operand in zip(left.split(","), operation.args[1], strict=True):
+        before, _, after = term.partition("...")
+        dimensions = program.values[operand.name].dimensions
+        named = [*zip(before, dimensions, strict=False), *zip(after[::-1], dimensions[::-1], strict=False)]
+        summed |= {letter: d for letter, d in named if letter not in right and d != Constant(1)}
+    return _numel(program.values[operation.name].dimensions, widths) * _numel(tuple(summed.values()), widths)
 
 
 def macs(program: Program, widths: Widths) -> Any:

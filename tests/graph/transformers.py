@@ -58,7 +58,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.patches(x).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.cls.expand(len(x), -1, -1), tokens], 1) + self.positions
+        tokens = torch.cat([self.cls.expand(x.shape[0], -1, -1), tokens], 1) + self.positions
         logits: Tensor = self.head(self.norm(self.blocks(tokens))[:, 0])
         return logits
 
@@ -179,10 +179,10 @@ class WindowBlock(nn.Module):
         x = torch.roll(x, (-self.shift, -self.shift), (1, 2))
         x = x.view(batch, rows // side, side, columns // side, side, width).transpose(2, 3)
         x = x.reshape(-1, side * side, width)
-        q, k, v = self.qkv(x).reshape(len(x), side * side, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).reshape(x.shape[0], side * side, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         bias = self.table[self.index].view(side * side, side * side, self.heads).permute(2, 0, 1)
         scores = (q @ k.transpose(-2, -1) * 0.5 + bias.unsqueeze(0)).softmax(-1)
-        x = self.proj((scores @ v).transpose(1, 2).reshape(len(x), side * side, -1))
+        x = self.proj((scores @ v).transpose(1, 2).reshape(x.shape[0], side * side, -1))
         x = x.view(batch, rows // side, columns // side, side, side, width).transpose(2, 3)
         return torch.roll(x.reshape(batch, rows, columns, width), (self.shift, self.shift), (1, 2))
 
