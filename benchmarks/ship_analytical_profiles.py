@@ -110,7 +110,7 @@ L4 = _gpu(
     "NVIDIA L4",
     24,
     58,
-    "30.3 TFLOPS fp32, 300 GB/s: NVIDIA L4 Tensor Core GPU data sheet (2023); 58 SMs follow at 2.04 GHz, 128 cores each",
+    "30.3 TFLOPS fp32, 300 GB/s: NVIDIA L4 Tensor Core GPU data sheet (2023); 58 SMs: what that takes at 2.04 GHz",
 )
 ORIN = Device(
     "gpu-jetson-orin-nano-pytorch",
