@@ -71,7 +71,10 @@ def main(folder: Path) -> nn.Module:
     # Without the removed block, the model's own class can hold the weights too.
     policy.pop("blocks.3.qkv")
     native, reason = patch(model, ap.prune(graph, policy, calibration=[(images,)]), (images[:2],))
-    print(reason or f"{type(native).__name__} with {native.blocks[0].heads} heads in its first block")
+    if native is None:
+        print(reason)
+    else:
+        print(f"{type(native).__name__} with {native.get_submodule('blocks.0').heads} heads in its first block")
 
     folder.mkdir(parents=True, exist_ok=True)
     EXPORTERS.get("onnx")().export(small, (images[:2],), folder / "small.onnx")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,11 +15,14 @@ from autoprune.graph.program import Operation, Program, Ref, Size
 Tensors = Mapping[str, torch.Tensor | None]
 
 
+_EMPTY = nn.Module().eval().__dict__  # what every module holds
+_OWN = (dict, OrderedDict, set)  # and must not share
+
+
 def bare_module(kind: type[nn.Module]) -> nn.Module:
     """An `nn` module in eval mode without its initialisation: slicing makes hundreds of them in milliseconds."""
     module = kind.__new__(kind)
-    nn.Module.__init__(module)
-    module.__dict__["training"] = False
+    module.__dict__.update({name: own.copy() if own.__class__ in _OWN else own for name, own in _EMPTY.items()})
     return module
 
 

@@ -59,8 +59,8 @@ class Plan:
         program: any.
 
     Attributes:
-        sizes: every size that arguments of operations name, each once.
-        steps: the operations, `Place`s for sizes, and whether there are any.
+        sizes: every size that arguments of operations name, each once, and whether the batch is part of it.
+        steps: the operations, `Place`s for sizes.
         layers: lifted modules, in program order.
         loose: state that no lifted module holds: name, path of its holder, its name there, whether it is a parameter.
         dimensions: every dimension of state that carries a group, each once, with its groups and dense size.
@@ -69,18 +69,19 @@ class Plan:
 
     def __init__(self, program: Program) -> None:
         places: dict[Dimension, int] = {}
-        self.steps: list[tuple[Step, bool]] = []
+        self.steps: list[Step] = []
+        self._sized: list[int] = []  # places of the steps with sizes
         for operation, free in zip(program.operations, program.last_reads, strict=True):
             if operation.module is not None:
                 step = Step(operation.results, operation.target, operation.module, (module_input(operation),), {}, free)
-                self.steps.append((step, False))
+                self.steps.append(step)
                 continue
-            before = len(places)
             args, kwargs = _placed(operation.args, places), _placed(dict(operation.kwargs), places)
             step = Step(operation.results, operation.target, None, args, kwargs, free)
-            sized = len(places) > before or args != operation.args or kwargs != dict(operation.kwargs)
-            self.steps.append((step, sized))
-        self.sizes = tuple(places)
+            if args != operation.args or kwargs != dict(operation.kwargs):
+                self._sized.append(len(self.steps))
+            self.steps.append(step)
+        self.sizes = tuple((dimension, has_batch(dimension)) for dimension in places)
         self.layers = _layers(program)
         held = {name for layer in self.layers for name in layer.tensors.values()}
         parameters = set(program.parameters)
@@ -101,10 +102,15 @@ class Plan:
         }
         self.dimensions = tuple((dimension, groups_of(dimension), dense_size(dimension)) for dimension in dimensions)
 
-    def steps_at(self, widths: Widths) -> tuple[Step, ...]:
+    def steps_at(self, widths: Widths) -> list[Step]:
         """The steps with their sizes under `widths`; -1 where the batch is part of one."""
-        sizes = [-1 if has_batch(dimension) else int(size(dimension, widths)) for dimension in self.sizes]
-        return tuple(_filled(step, sizes) if sized else step for step, sized in self.steps)
+        sizes = [-1 if batch else int(size(dimension, widths)) for dimension, batch in self.sizes]
+        steps = self.steps.copy()
+        for place in self._sized:
+            step = steps[place]
+            kwargs = {name: _filled(value, sizes) for name, value in step.kwargs.items()} if step.kwargs else {}
+            steps[place] = step._replace(args=_filled(step.args, sizes), kwargs=kwargs)
+        return steps
 
     def selections(self, kept: Mapping[str, Indices]) -> list[Indices | None]:
         """For each of `dimensions`, the indices that stay; None where that is all of them."""
@@ -133,11 +139,8 @@ def _placed(item: Any, places: dict[Dimension, int]) -> Any:
     return {name: _placed(value, places) for name, value in item.items()} if isinstance(item, dict) else item
 
 
-def _filled(step: Step, sizes: list[int]) -> Step:
-    def fill(item: Any) -> Any:
-        if isinstance(item, Place):
-            return sizes[item.index]
-        return tuple(map(fill, item)) if isinstance(item, tuple) else item
-
-    kwargs = {name: fill(value) for name, value in step.kwargs.items()}
-    return Step(step.results, step.target, None, fill(step.args), kwargs, step.free)
+def _filled(item: Any, sizes: list[int]) -> Any:
+    """An argument with sizes in their places."""
+    if type(item) is Place:
+        return sizes[item.index]
+    return tuple([_filled(part, sizes) for part in item]) if type(item) is tuple else item
