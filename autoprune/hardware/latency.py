@@ -9,6 +9,7 @@ import numpy as np
 from autoprune.core.errors import InputError
 from autoprune.graph.dimension import Batch, Dimension, size
 from autoprune.graph.fusion import KernelSlot
+from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.binding import Binding, BoundSlot, Family, Kinds
 from autoprune.hardware.composition import PLAIN, compose
 from autoprune.hardware.cost import Cost, Graph, table_cost
@@ -41,7 +42,10 @@ class LatencyTable:
         self.graph = graph
         self.groups = tuple(graph.groups)
         self._batch = profile.batch
-        self._binding = Binding(graph.program, profile.kernels, profile.batch)
+        known = [row for row in profile.kernels if row.provenance != "analytical"]  # those are a model's words
+        self._binding = Binding(graph.program, known, profile.batch)
+        model = profile.header.analytical
+        self._estimator = None if model is None else Estimator(model, known)
         self.slots = tuple(bound.slot for bound in self._binding.slots)
         self._roofline = Roofline(profile.kernels)
         self._tail_ratio = _tail_ratios(profile.kernels)
@@ -95,9 +99,11 @@ class LatencyTable:
     def interval_us(self, widths: Integers) -> dict[str, tuple[Floats, Floats]]:
         """Lowest and highest latency to expect, from the leave-one-out errors of the composition.
 
-        The errors are stretched by the share of time that is estimated, by up to three times.
+        The errors are stretched by the share of time that is estimated, by up to three times, unless the profile is
+        analytical.
         """
-        stretch = 1.0 + 2.0 * self.shares(widths)["estimated"]
+        analytical = self.profile.header.provenance == "analytical"  # its errors are those of estimates already
+        stretch = 1.0 + (0.0 if analytical else 2.0) * self.shares(widths)["estimated"]
         intervals = {}
         for percentile, times in self.latency_us(widths).items():
             residuals = self.profile.header.validation.residuals.get(percentile)
@@ -189,6 +195,8 @@ class LatencyTable:
         widths = {group: values[policies] if np.ndim(values) else values for group, values in named.items()}
         flops = np.broadcast_to(np.asarray(slot.flops(widths), dtype=np.float64), len(sizes))
         bytes_ = np.broadcast_to(np.asarray(slot.bytes(widths), dtype=np.float64), len(sizes))
+        if self._estimator is not None:
+            return self._estimator.slot_us(slot, self._batch, sizes, flops, bytes_)
         estimated = self._roofline.estimate_us(slot.operator, flops, bytes_)
         if family.table is None or family.table.work is None:
             return estimated
