@@ -75,7 +75,9 @@ def run(
         "hardware_profiles"
     ),
     runtime: Annotated[str, typer.Option("--runtime", help="What runs the model.")] = "onnxruntime",
-    space: Annotated[str, typer.Option("--space", help="Search space whose widths are measured.")] = "cnn",
+    space: Annotated[
+        str, typer.Option("--space", help="Search space whose widths are measured; auto picks one.")
+    ] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")] = 1,
     budget: Annotated[str | None, typer.Option("--budget", help="Time for measuring, such as 5min.")] = None,
