@@ -15,7 +15,8 @@ shrink (a model's main widths are prunable where it is above one half); three ra
 residual widths; removed blocks), sliced, run and compared with the zeroed-columns oracle, in float64 with a tolerance
 of 1e-7 of the largest output (float32 and 1e-3 where an operator refuses float64); one training step; ONNX and pt2 of
 the model at half its widths, outputs compared; the user's class at these sizes, or why not; milliseconds from a policy
-to its model, half the units kept as l1 ranks them (`owned`: every tensor the model's own copy, ready to train); and
+to its model, half the units kept as l1 ranks them (views of weights that were put in that order once; `owned`: every
+tensor copied, ready to train); and
 Torch-Pruning at the same ratio: whether it gives a smaller model that runs, and how many times longer it takes from
 policy to model (its dependency graph and pruning step; its deep copy of the model left out).
 

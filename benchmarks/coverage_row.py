@@ -213,12 +213,13 @@ def _policy_ms(graph: DependencyGraph, repeats: int) -> Row:
     """From a policy to its module at half of every group's units, those that l1 ranks highest.
 
     Returns:
-        `policy_ms`: the module; `owned_ms`: by `Pruner.slice`, every tensor the module's own, ready to train.
+        `policy_ms`: views of the model's weights, whose units were put in l1's order once for all policies;
+        `owned_ms`: by `Pruner.slice`, every tensor copied, ready to train.
     """
     pruner, policy = Pruner(graph, "l1"), graph.uniform(0.5)
-    kept = {name: pruner.orders[name].kept(width) for name, width in policy.items()}
+    ordered = graph.ordered(pruner.orders)
     return {
-        "policy_ms": _median_ms(lambda: graph.module(kept=kept), repeats),
+        "policy_ms": _median_ms(lambda: ordered.module(policy), repeats),
         "owned_ms": _median_ms(lambda: pruner.slice(policy), repeats),
     }
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from autoprune.core.errors import InputError, unknown_name
 from autoprune.core.units import format_count
 from autoprune.graph.dimension import Batch, Dimension, Indices, Widths, dense_size, groups_of, size
 from autoprune.graph.macs import macs
 from autoprune.graph.module import TracedModule, build
-from autoprune.graph.policy import SparsityPolicy
+from autoprune.graph.policy import SparsityPolicy, UnitOrder
 from autoprune.graph.program import Program
 
 
@@ -159,7 +160,7 @@ class DependencyGraph:
             kept: group id -> unit indices to keep, ascending. Takes the place of `policy`.
             weights: tensors that replace parameters before slicing; a dimension already at its pruned size is left.
 
-        The tensors are new where they are sliced and the model's own where they are not; call
+        Tensors share memory with the model's where they are whole or made of first units; call
         `TracedModule.clone_tensors` before training.
         """
         if kept is None:
@@ -168,6 +169,27 @@ class DependencyGraph:
         module = build(self.program, self.state, kept, weights or {})
         module.output_example = self.output_example
         return module
+
+    def ordered(self, orders: Mapping[str, UnitOrder]) -> DependencyGraph:
+        """The same model with the units of each group in the order they are kept; groups without an order stay.
+
+        Any policy then keeps first units, and its module is made of views of these tensors, without a copy (but for
+        dimensions made of several groups). Outputs are those of the model, up to the order in which sums are taken.
+        """
+        plan = self.program.plan
+        moved = plan.selections({name: order.order for name, order in orders.items()})
+        state = dict(self.state)
+        with torch.no_grad():
+            for name, cuts in plan.cuts.items():
+                tensor = source = state[name]
+                for axis, place in cuts:
+                    index = moved[place]
+                    if index is not None:
+                        tensor = tensor.index_select(axis, torch.tensor(index, device=tensor.device))
+                if tensor is not source and isinstance(source, nn.Parameter):
+                    tensor = nn.Parameter(tensor, requires_grad=source.requires_grad)
+                state[name] = tensor
+        return replace(self, state=state)
 
     def rebuild(self, policy: Mapping[str, int], tensors: Mapping[str, torch.Tensor]) -> TracedModule:
         """The module of a policy from its own tensors, by name and at their pruned shapes.

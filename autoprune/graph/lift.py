@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,14 +14,17 @@ from autoprune.graph.program import Operation, Program, Ref, Size
 Tensors = Mapping[str, torch.Tensor | None]
 
 
-_EMPTY = nn.Module().eval().__dict__  # what every module holds
-_OWN = (dict, OrderedDict, set)  # and must not share
+_HELD = nn.Module().eval().__dict__  # by every module
+_FRESH = tuple((name, type(own)) for name, own in _HELD.items() if isinstance(own, (dict, set)))  # by each its own
 
 
 def bare_module(kind: type[nn.Module]) -> nn.Module:
     """An `nn` module in eval mode without its initialisation: slicing makes hundreds of them in milliseconds."""
     module = kind.__new__(kind)
-    module.__dict__.update({name: own.copy() if own.__class__ in _OWN else own for name, own in _EMPTY.items()})
+    held = module.__dict__
+    held.update(_HELD)
+    for name, container in _FRESH:
+        held[name] = container()
     return module
 
 

@@ -23,8 +23,8 @@ class _Selection(NamedTuple):
 class Slicer:
     """Cuts tensors for one policy; what it needs for a dimension is worked out once.
 
-    Only the last cut of a tensor makes a new one: a run of first units is a view, and results between two cuts go to
-    one buffer that is used again, since fresh memory costs more than the copy.
+    First units are views and cost no copy (see `DependencyGraph.ordered`). Of other cuts only a tensor's last makes a
+    new one: results between two go to one buffer that is used again, since fresh memory costs more than the copy.
 
     Args:
         plan: of the program whose state is cut.
@@ -57,7 +57,7 @@ class Slicer:
             if found.first:
                 result = result.narrow(axis, 0, found.units)
         if not gathered:
-            return result.clone(memory_format=torch.contiguous_format)
+            return result
         if len(gathered) > 1:
             gathered.sort(key=lambda cut: cut[0].units / cut[0].dense)  # what removes most first
         for found, axis in gathered[:-1]:

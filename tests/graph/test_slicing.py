@@ -15,11 +15,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autoprune.core.errors import InputError
-from autoprune.graph import DependencyGraph, TracedModule, trace
-from autoprune.graph.dimension import Indices, units_of
+from autoprune.graph import DependencyGraph, TracedModule, UnitOrder, trace
+from autoprune.graph.dimension import Constant, Indices, Width, units_of
 from autoprune.graph.native import patch
 from autoprune.graph.serialize import program_from_data, program_to_data
 from tests.graph.models import MODELS, SHAPE, trained
+from tests.graph.transformers import TRANSFORMERS, transformer
 
 
 @functools.cache
@@ -69,6 +70,28 @@ def test_sliced_equals_zeroed(name: str, data: st.DataObject) -> None:
     with torch.no_grad():
         sliced, expected = graph.module(kept=kept)(images()), zeroed(graph, kept)(images())
     torch.testing.assert_close(sliced, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*MODELS, *TRANSFORMERS])
+def test_ordered_once_policies_are_made_of_views(name: str) -> None:
+    if name in TRANSFORMERS:
+        inputs = TRANSFORMERS[name][1]()
+        graph = trace(transformer(name), inputs)
+    else:
+        graph, inputs = traced(name), images()
+    rng = np.random.default_rng(0)
+    orders = {group.id: UnitOrder(group.id, rng.permutation(group.size)) for group in graph.groups.values()}
+    ordered = graph.ordered(orders)
+    for ratio in (0.0, 0.3, 0.6):
+        policy = graph.uniform(ratio)
+        kept = {group: order.kept(policy[group]) for group, order in orders.items()}
+        found = ordered.module(policy)
+        with torch.no_grad():
+            torch.testing.assert_close(found(inputs), graph.module(kept=kept)(inputs), rtol=1e-4, atol=1e-5)
+        for parameter, tensor in found.named_parameters():
+            if all(isinstance(d, (Constant, Width)) for d in graph.program.values[parameter].dimensions):
+                shared = ordered.state[parameter].untyped_storage().data_ptr()
+                assert tensor.untyped_storage().data_ptr() == shared
 
 
 @pytest.mark.parametrize("name", MODELS)
