@@ -67,19 +67,24 @@ class TracedModule(nn.Module):
     def _mount(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Put modules and raw parameters where the user had them."""
         plan = self.program.plan
-        for layer in plan.layers:
-            sliced = {role: tensors.get(name) for role, name in layer.tensors.items()}
-            module = make_module(layer.operation, self.program, self.widths, sliced)
-            _container(self, layer.path[:-1])._modules[layer.path[-1]] = module
-        for name, path, leaf, is_parameter in plan.loose:
+        made: list[nn.Module] = [self]
+        for parent, name, operation, roles in plan.nodes:
+            if operation is None:
+                module = bare_module(nn.Module)
+            else:
+                held = {role: tensors.get(tensor) for role, tensor in roles.items()}
+                module = make_module(operation, self.program, self.widths, held)
+            made[parent]._modules[name] = module
+            made.append(module)
+        for name, holder, leaf, is_parameter in plan.loose:
             if name not in tensors:
                 continue
-            holder, value = _container(self, path), tensors[name]
+            value = tensors[name]
             if not is_parameter:
-                holder.register_buffer(leaf, value)
+                made[holder].register_buffer(leaf, value)
             else:
                 parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
-                holder.register_parameter(leaf, parameter)
+                made[holder].register_parameter(leaf, parameter)
 
     def clone_tensors(self) -> TracedModule:
         """Give this module its own copy of every tensor, floating-point parameters trainable; returns itself."""
@@ -197,14 +202,3 @@ def build(
         return TracedModule(program, widths, tensors)
     reduction = program.depth.reduce(empty)
     return TracedModule(reduction.program, widths, reduction.tensors(program, tensors, widths))
-
-
-def _container(root: nn.Module, path: tuple[str, ...]) -> nn.Module:
-    module = root
-    for part in path:
-        child = module._modules.get(part)
-        if child is None:
-            child = bare_module(nn.Module)
-            module._modules[part] = child
-        module = child
-    return module

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -37,19 +37,29 @@ class Step(NamedTuple):
     free: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A lifted module.
+class Node(NamedTuple):
+    """A module of the tree that is built.
 
     Attributes:
-        operation: the first that runs it.
-        path: its name, in parts.
+        parent: place of the module that holds it: 0 is the root, node i stands at i + 1.
+        name: its name there.
+        operation: the first that runs it; None where it only holds others.
         tensors: role in it -> state-dict name.
     """
 
-    operation: Operation
-    path: tuple[str, ...]
+    parent: int
+    name: str
+    operation: Operation | None
     tensors: dict[str, str]
+
+
+class Loose(NamedTuple):
+    """A parameter or buffer that no lifted module holds: its name, its holder's place, its name there, which it is."""
+
+    name: str
+    holder: int
+    leaf: str
+    is_parameter: bool
 
 
 class Plan:
@@ -61,8 +71,8 @@ class Plan:
     Attributes:
         sizes: every size that arguments of operations name, each once, and whether the batch is part of it.
         steps: the operations, `Place`s for sizes.
-        layers: lifted modules, in program order.
-        loose: state that no lifted module holds: name, path of its holder, its name there, whether it is a parameter.
+        nodes: lifted modules and what holds them, holders first.
+        loose: state that no lifted module holds.
         dimensions: every dimension of state that carries a group, each once, with its groups and dense size.
         cuts: state-dict name -> (axis, place in `dimensions`) of the axes that carry groups.
     """
@@ -82,15 +92,8 @@ class Plan:
                 self._sized.append(len(self.steps))
             self.steps.append(step)
         self.sizes = tuple((dimension, has_batch(dimension)) for dimension in places)
-        self.layers = _layers(program)
-        held = {name for layer in self.layers for name in layer.tensors.values()}
-        parameters = set(program.parameters)
         state = (*program.parameters, *program.buffers)
-        split = [(name, name.rpartition(".")) for name in state if name not in held]
-        self.loose = [
-            (name, tuple(parent.split(".")) if parent else (), leaf, name in parameters)
-            for name, (parent, _, leaf) in split
-        ]
+        self.nodes, self.loose = _tree(program, state)
         dimensions: dict[Dimension, int] = {}
         self.cuts = {
             name: tuple(
@@ -109,7 +112,7 @@ class Plan:
         for place in self._sized:
             step = steps[place]
             kwargs = {name: _filled(value, sizes) for name, value in step.kwargs.items()} if step.kwargs else {}
-            steps[place] = step._replace(args=_filled(step.args, sizes), kwargs=kwargs)
+            steps[place] = Step(step.results, step.target, None, _filled(step.args, sizes), kwargs, step.free)
         return steps
 
     def selections(self, kept: Mapping[str, Indices]) -> list[Indices | None]:
@@ -121,13 +124,34 @@ class Plan:
         return found
 
 
-def _layers(program: Program) -> list[Layer]:
-    layers: dict[str, Layer] = {}
+def _tree(program: Program, state: Sequence[str]) -> tuple[list[Node], list[Loose]]:
+    """Lifted modules and what holds them, holders first; and the state that is left."""
+    lifted: dict[str, Operation] = {}
     for operation in program.operations:
-        if operation.module is not None and operation.module not in layers:
-            path = tuple(operation.module.split("."))
-            layers[operation.module] = Layer(operation, path, owned_parameters(operation))
-    return list(layers.values())
+        if operation.module is not None:
+            lifted.setdefault(operation.module, operation)
+    nodes: list[Node] = []
+    places = {"": 0}
+
+    def place_of(path: str) -> int:
+        if path not in places:
+            parent, _, name = path.rpartition(".")
+            first = lifted.get(path)
+            holder = place_of(parent)
+            nodes.append(Node(holder, name, first, {} if first is None else owned_parameters(first)))
+            places[path] = len(nodes)
+        return places[path]
+
+    for path in lifted:
+        place_of(path)
+    held = {name for node in nodes for name in node.tensors.values()}
+    parameters = set(program.parameters)
+    loose = []
+    for name in state:
+        if name not in held:
+            parent, _, leaf = name.rpartition(".")
+            loose.append(Loose(name, place_of(parent), leaf, name in parameters))
+    return nodes, loose
 
 
 def _placed(item: Any, places: dict[Dimension, int]) -> Any:

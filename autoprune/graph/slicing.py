@@ -47,15 +47,16 @@ class Slicer:
 
         The tensor itself where that is all of it.
         """
-        cuts = [(self._selections[place], axis) for axis, place in self._cuts[name]]
-        wanted = [(found, axis) for found, axis in cuts if found is not None and tensor.shape[axis] == found.dense]
-        if not wanted:
-            return tensor
-        result = tensor.detach()
-        gathered = [(found, axis) for found, axis in wanted if not found.first]
-        for found, axis in wanted:
+        result = tensor
+        gathered = []
+        for axis, place in self._cuts[name]:
+            found = self._selections[place]
+            if found is None or tensor.shape[axis] != found.dense:
+                continue
             if found.first:
                 result = result.narrow(axis, 0, found.units)
+            else:
+                gathered.append((found, axis))
         if not gathered:
             return result
         if len(gathered) > 1:
