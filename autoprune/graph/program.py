@@ -115,6 +115,15 @@ class Program:
         return {g: units for value in self.values.values() for d in value.dimensions for g, units in group_sizes(d)}
 
     @cached_property
+    def readers(self) -> dict[str, tuple[Operation, ...]]:
+        """Value -> the operations that read it, in order."""
+        found: dict[str, list[Operation]] = {}
+        for operation in self.operations:
+            for name in dict.fromkeys(operation.refs()):
+                found.setdefault(name, []).append(operation)
+        return {name: tuple(operations) for name, operations in found.items()}
+
+    @cached_property
     def last_reads(self) -> tuple[tuple[str, ...], ...]:
         """Per operation, the intermediate values that no later operation and no output reads."""
         last: dict[str, int] = {}

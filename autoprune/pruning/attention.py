@@ -188,10 +188,7 @@ def find_products(graph: DependencyGraph) -> tuple[Product, ...]:
     """Products of two activations over a group, in program order."""
     program = graph.program
     state = {*program.parameters, *program.buffers}
-    readers: dict[str, list[Operation]] = {}
-    for operation in program.operations:
-        for name in dict.fromkeys(operation.refs()):
-            readers.setdefault(name, []).append(operation)
+    readers = program.readers
     found = []
     for operation in program.operations:
         kind = kind_of(operation)
@@ -224,9 +221,9 @@ def find_products(graph: DependencyGraph) -> tuple[Product, ...]:
     return tuple(found)
 
 
-def _into_softmax(operation: Operation, readers: Mapping[str, list[Operation]]) -> bool:
+def _into_softmax(operation: Operation, readers: Mapping[str, tuple[Operation, ...]]) -> bool:
     """Whether a softmax over the last axis follows, with scalings and masks at most between."""
-    while len(readers.get(operation.name, [])) == 1:
+    while len(readers.get(operation.name, ())) == 1:
         operation = readers[operation.name][0]
         if kind_of(operation) in ("softmax", "_softmax"):
             return operation.argument(1, "dim") == -1
@@ -243,7 +240,7 @@ class _Trail:
     places: Tensor  # which output each element is, at batch 1  (..., heads, tokens, head_dim) int64
 
 
-def _maker(program: Program, readers: Mapping[str, list[Operation]], value: str) -> _Trail | None:
+def _maker(program: Program, readers: Mapping[str, tuple[Operation, ...]], value: str) -> _Trail | None:
     """Follow a value back through views and scalings to the layer that made it, and outputs forward along the way."""
     makers = {name: operation for operation in program.operations for name in operation.results}
     contractions = {c.operation: c for c in find_contractions(program)}
@@ -275,9 +272,9 @@ def _maker(program: Program, readers: Mapping[str, list[Operation]], value: str)
     return _Trail(contraction, values[value])
 
 
-def _read_apart(name: str, readers: Mapping[str, list[Operation]]) -> bool:
+def _read_apart(name: str, readers: Mapping[str, tuple[Operation, ...]]) -> bool:
     """Whether nothing but one operation reads a value, or each reader selects another index of one axis."""
-    own = readers.get(name, [])
+    own = readers.get(name, ())
     if len(own) == 1:
         return True
     picked = {(operation.args[1], operation.args[2]) for operation in own if kind_of(operation) == "select"}
@@ -285,7 +282,7 @@ def _read_apart(name: str, readers: Mapping[str, list[Operation]]) -> bool:
 
 
 def _sides(
-    queries: _Trail | None, keys: _Trail | None, readers: Mapping[str, list[Operation]]
+    queries: _Trail | None, keys: _Trail | None, readers: Mapping[str, tuple[Operation, ...]]
 ) -> tuple[Maker, Maker] | None:
     """Both makers, where each is used here alone; keys once a query head."""
     found = [_side(trail, readers) for trail in (queries, keys)]
@@ -295,7 +292,7 @@ def _sides(
     return first, replace(second, rows=second.rows.repeat_interleave(len(first.rows) // len(second.rows), dim=0))
 
 
-def _side(trail: _Trail | None, readers: Mapping[str, list[Operation]]) -> Maker | None:
+def _side(trail: _Trail | None, readers: Mapping[str, tuple[Operation, ...]]) -> Maker | None:
     """Which output each head's dimensions are; None where that differs from token to token."""
     if trail is None or trail.places.dim() != 4:
         return None

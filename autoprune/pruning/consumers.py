@@ -218,21 +218,18 @@ def _pooled(graph: DependencyGraph, dimension: Dimension) -> tuple[Dimension, in
 
 def _shift(program: Program, uses: Sequence[Contraction]) -> Shift | None:
     """What can take up the means of all uses at once."""
-    readers: dict[str, list[Operation]] = {}
-    for operation in program.operations:
-        for name in dict.fromkeys(operation.refs()):
-            readers.setdefault(name, []).append(operation)
+    readers = program.readers
     found = {_taken_up(program, readers, use) for use in uses}
     shift = found.pop()
     alone = shift is not None and not found and len(readers[shift.name]) == len(uses)
     return shift if alone else None
 
 
-def _taken_up(program: Program, readers: Mapping[str, list[Operation]], use: Contraction) -> Shift | None:
+def _taken_up(program: Program, readers: Mapping[str, tuple[Operation, ...]], use: Contraction) -> Shift | None:
     """The bias of one use: its own, or a batch norm's mean or a parameter that is added right behind."""
     if use.added is not None:
         return Shift(use.added, 1) if _along_outputs(program, use, use.added) else None
-    behind = readers.get(use.operation, []) if use.operation not in program.outputs else []
+    behind = readers.get(use.operation, ()) if use.operation not in program.outputs else ()
     if len(behind) != 1:
         return None
     operation = behind[0]

@@ -143,10 +143,7 @@ def normalised(norm: Norm, x: Tensor) -> Tensor:
 def find_norms(graph: DependencyGraph) -> tuple[Norm, ...]:
     """Norms with a scale of their own whose statistics run over a group, in program order."""
     program = graph.program
-    readers: dict[str, list[Operation]] = {}
-    for operation in program.operations:
-        for name in dict.fromkeys(operation.refs()):
-            readers.setdefault(name, []).append(operation)
+    readers = program.readers
     found = []
     for operation in program.operations:
         norm = _written_out(program, operation, readers) if kind_of(operation) == "mean" else _norm(program, operation)
@@ -176,7 +173,7 @@ def _norm(program: Program, operation: Operation) -> Norm | None:
     return Norm(operation.name, x.name, kind, weight.name, name, dimensions[axis], parts, epsilon or 1e-6)
 
 
-def _written_out(program: Program, mean: Operation, readers: Mapping[str, list[Operation]]) -> Norm | None:
+def _written_out(program: Program, mean: Operation, readers: Mapping[str, tuple[Operation, ...]]) -> Norm | None:
     """An RMS norm in single operators: `x * rsqrt(mean(x^2) + eps) * weight`, casts between them."""
     source, axes = mean.args[0], mean.argument(1, "dim")
     makers = {op.name: op for op in program.operations}
@@ -189,7 +186,7 @@ def _written_out(program: Program, mean: Operation, readers: Mapping[str, list[O
         return None
     dimension = program.values[source.name].dimensions[-1]
     views, operation, x = parameter_views(program), mean, square.args[0].name
-    while len(readers.get(operation.name, [])) == 1:
+    while len(readers.get(operation.name, ())) == 1:
         operation = readers[operation.name][0]
         if kind_of(operation) not in _BETWEEN:
             return None
