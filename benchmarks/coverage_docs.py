@@ -9,6 +9,7 @@ or that fails a stage, with the reason that the run recorded.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -53,6 +54,7 @@ def _section(title: str, head: Sequence[str], lines: Iterable[Sequence[str]]) ->
 
 
 def _cell(text: str) -> str:
+    text = re.sub(r"/\S*/site-packages/", "", text)  # where packages are installed is nobody's business
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
