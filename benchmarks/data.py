@@ -10,13 +10,17 @@ from __future__ import annotations
 import gzip
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+Model = TypeVar("Model", bound=nn.Module)
 
 FOLDER = Path("/usr/share/datasets/fashion-mnist")
 HELD_OUT = 5_000  # of the 60,000: for calibration and searches; the 10,000 of the test set are for final figures
@@ -168,12 +172,17 @@ def train_resnet20(train: Split, epochs: int, seed: int) -> ResNet20:
 def cached_resnet20(train: Split, epochs: int, seed: int, cache: Path) -> ResNet20:
     """`train_resnet20`, or the weights that an earlier run left in `cache`."""
     path = cache / f"resnet20-fashion-e{epochs}-s{seed}.safetensors"
-    model = ResNet20()
+    return cached(path, ResNet20, lambda: train_resnet20(train, epochs, seed))
+
+
+def cached(path: Path, empty: Callable[[], Model], train: Callable[[], Model]) -> Model:
+    """A trained model, or the weights that an earlier run left at `path`."""
     if path.exists():
+        model = empty()
         model.load_state_dict(load_file(path))
         return model.eval()
-    model = train_resnet20(train, epochs, seed)
-    cache.mkdir(parents=True, exist_ok=True)
+    model = train()
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
     return model
 

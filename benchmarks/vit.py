@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.data import Split, augmented
+from benchmarks.data import Split, augmented, cached
 
 
 class Attention(nn.Module):
@@ -91,11 +90,4 @@ def train_vit(train: Split, epochs: int, seed: int) -> ViT:
 def cached_vit(train: Split, epochs: int, seed: int, cache: Path) -> ViT:
     """`train_vit`, or the weights that an earlier run left in `cache`."""
     path = cache / f"vit-fashion-e{epochs}-s{seed}.safetensors"
-    model = ViT()
-    if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    model = train_vit(train, epochs, seed)
-    cache.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
-    return model
+    return cached(path, ViT, lambda: train_vit(train, epochs, seed))

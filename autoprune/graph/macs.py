@@ -19,7 +19,7 @@ def _numel(dimensions: tuple[Dimension, ...], widths: Widths) -> Any:
 
 def operation_macs(program: Program, operation: Operation, widths: Widths) -> Any:
     """MACs of one operation: an int, or an array where widths are arrays; 0 for what multiplies no matrices."""
-    kind = operation.target.split(".")[1] if operation.target.startswith("aten.") else ""
+    kind = operation.kind
     result = program.values[operation.name].dimensions
 
     def operand(position: int) -> tuple[Dimension, ...]:

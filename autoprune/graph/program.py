@@ -67,6 +67,11 @@ class Operation:
             return self.args[position]
         return dict(self.kwargs).get(name, default)
 
+    @cached_property
+    def kind(self) -> str:
+        """The operator without namespace and overload: `conv2d`; empty for what is no ATen call."""
+        return self.target.split(".")[1] if self.target.startswith("aten.") else ""
+
     def refs(self) -> tuple[str, ...]:
         """Names of all values it reads, parameters included, in order."""
         return self._refs

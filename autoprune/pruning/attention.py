@@ -23,7 +23,7 @@ from autoprune.graph import DependencyGraph
 from autoprune.graph.dimension import Batch, Dimension, Indices, dense_size, groups_of, indices, units_of
 from autoprune.graph.program import Operation, Program
 from autoprune.graph.run import run_operation
-from autoprune.pruning.contractions import Contraction, find_contractions, kind_of
+from autoprune.pruning.contractions import Contraction, find_contractions
 from autoprune.pruning.obs import LEAST_DAMPING, LeastSquares, damped
 
 _VIEWS = ("view", "reshape", "_unsafe_view", "permute", "transpose", "unbind", "split", "split_with_sizes", "chunk",
@@ -191,7 +191,7 @@ def find_products(graph: DependencyGraph) -> tuple[Product, ...]:
     readers = program.readers
     found = []
     for operation in program.operations:
-        kind = kind_of(operation)
+        kind = operation.kind
         if kind not in ("scaled_dot_product_attention", "matmul", "bmm"):
             continue
         names = [argument.name for argument in operation.args[:2]]
@@ -225,9 +225,9 @@ def _into_softmax(operation: Operation, readers: Mapping[str, tuple[Operation, .
     """Whether a softmax over the last axis follows, with scalings and masks at most between."""
     while len(readers.get(operation.name, ())) == 1:
         operation = readers[operation.name][0]
-        if kind_of(operation) in ("softmax", "_softmax"):
+        if operation.kind in ("softmax", "_softmax"):
             return operation.argument(1, "dim") == -1
-        if kind_of(operation) not in ("mul", "div", "add", "masked_fill", "where", "to", "_to_copy"):
+        if operation.kind not in ("mul", "div", "add", "masked_fill", "where", "to", "_to_copy"):
             return False
     return False
 
@@ -248,7 +248,7 @@ def _maker(program: Program, readers: Mapping[str, tuple[Operation, ...]], value
     name = value
     while name in makers and makers[name].name not in contractions:
         operation = makers[name]
-        kind = kind_of(operation)
+        kind = operation.kind
         others = [n for n in operation.refs() if n != operation.refs()[0]]
         if kind not in (*_VIEWS, *_SCALINGS) or (kind in _SCALINGS and others) or not _read_apart(name, readers):
             return None
@@ -264,7 +264,7 @@ def _maker(program: Program, readers: Mapping[str, tuple[Operation, ...]], value
     try:
         for operation in reversed(trail):
             source = values[operation.refs()[0]]
-            result = source if kind_of(operation) in _SCALINGS else run_operation(operation, values, {})
+            result = source if operation.kind in _SCALINGS else run_operation(operation, values, {})
             pairs = zip(operation.results, result, strict=False) if len(operation.results) > 1 else None
             values.update(pairs if pairs is not None else {operation.name: result})
     except (KeyError, RuntimeError):  # sizes that are computed at run time
@@ -277,7 +277,7 @@ def _read_apart(name: str, readers: Mapping[str, tuple[Operation, ...]]) -> bool
     own = readers.get(name, ())
     if len(own) == 1:
         return True
-    picked = {(operation.args[1], operation.args[2]) for operation in own if kind_of(operation) == "select"}
+    picked = {(operation.args[1], operation.args[2]) for operation in own if operation.kind == "select"}
     return len(picked) == len(own) and len({axis for axis, _ in picked}) == 1
 
 

@@ -19,7 +19,7 @@ from autoprune.graph.dimension import (
     indices,
 )
 from autoprune.graph.program import Operation, Program, Ref
-from autoprune.pruning.contractions import Contraction, Layout, Reading, find_contractions, kind_of, parameter_views
+from autoprune.pruning.contractions import Contraction, Layout, Reading, find_contractions, parameter_views
 
 JOINT_UP_TO = 1152
 """Convolutions with at most this many inputs x kernel positions are fitted over all of them at once (128 channels at
@@ -236,7 +236,7 @@ def _taken_up(program: Program, readers: Mapping[str, tuple[Operation, ...]], us
     if operation.target == "aten.batch_norm.default" and operation.module is not None:
         mean = operation.argument(3, "running_mean")
         return Shift(mean.name, -1) if isinstance(mean, Ref) else None
-    if kind_of(operation) == "add" and not operation.kwargs and use.reading.window is None:
+    if operation.kind == "add" and not operation.kwargs and use.reading.window is None:
         others = [a for a in operation.args if isinstance(a, Ref) and a.name != use.operation]
         if len(others) == 1 and _along_outputs(program, use, others[0].name):
             return Shift(others[0].name, 1)

@@ -79,7 +79,7 @@ def parameter_views(program: Program) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Values that are a parameter, permuted at most -> (parameter, its axis for each axis of the value)."""
     views = {name: (name, tuple(range(len(program.values[name].dimensions)))) for name in program.parameters}
     for operation in program.operations:
-        kind = kind_of(operation)
+        kind = operation.kind
         source = operation.args[0] if operation.args else None
         if kind not in (*_IDENTITIES, *_PERMUTATIONS) or not isinstance(source, Ref) or source.name not in views:
             continue
@@ -94,17 +94,12 @@ def parameter_views(program: Program) -> dict[str, tuple[str, tuple[int, ...]]]:
     return views
 
 
-def kind_of(operation: Operation) -> str:
-    """`aten.conv2d.default` -> `conv2d`; empty for what is no ATen call."""
-    return operation.target.split(".")[1] if operation.target.startswith("aten.") else ""
-
-
 def find_contractions(program: Program) -> tuple[Contraction, ...]:
     """Every contraction of a parameter with an activation, in program order."""
     views = parameter_views(program)
     found: list[Contraction] = []
     for operation in program.operations:
-        rule = _RULES.get(kind_of(operation))
+        rule = _RULES.get(operation.kind)
         found.extend(rule(program, views, operation) if rule is not None else ())
     return tuple(found)
 

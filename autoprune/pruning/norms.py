@@ -21,7 +21,7 @@ from autoprune.graph.dimension import Dimension, Indices, dense_size, groups_of,
 from autoprune.graph.program import Operation, Program, Ref
 from autoprune.graph.run import concrete
 from autoprune.pruning.consumers import Source
-from autoprune.pruning.contractions import Reading, kind_of, parameter_views
+from autoprune.pruning.contractions import Reading, parameter_views
 from autoprune.pruning.gram import Sums
 
 _BETWEEN = ("add", "rsqrt", "sqrt", "reciprocal", "mul", "div", "to", "_to_copy", "type_as")
@@ -146,7 +146,7 @@ def find_norms(graph: DependencyGraph) -> tuple[Norm, ...]:
     readers = program.readers
     found = []
     for operation in program.operations:
-        norm = _written_out(program, operation, readers) if kind_of(operation) == "mean" else _norm(program, operation)
+        norm = _written_out(program, operation, readers) if operation.kind == "mean" else _norm(program, operation)
         own = [] if norm is None else [name for name in (norm.weight, norm.bias) if name is not None]
         if norm is not None and norm.groups and all(len(readers[name]) == 1 for name in own):
             found.append(norm)
@@ -154,8 +154,8 @@ def find_norms(graph: DependencyGraph) -> tuple[Norm, ...]:
 
 
 def _norm(program: Program, operation: Operation) -> Norm | None:
-    kind = kind_of(operation).removesuffix("_norm")
-    if kind not in ("layer", "rms", "group") or kind_of(operation) == kind:
+    kind = operation.kind.removesuffix("_norm")
+    if kind not in ("layer", "rms", "group") or operation.kind == kind:
         return None
     x, weight, bias = operation.args[0], operation.argument(2, "weight"), operation.argument(3, "bias")
     bias = bias if kind != "rms" else None
@@ -188,16 +188,16 @@ def _written_out(program: Program, mean: Operation, readers: Mapping[str, tuple[
     views, operation, x = parameter_views(program), mean, square.args[0].name
     while len(readers.get(operation.name, ())) == 1:
         operation = readers[operation.name][0]
-        if kind_of(operation) not in _BETWEEN:
+        if operation.kind not in _BETWEEN:
             return None
         for name in operation.refs():
             parameter = views[name][0] if name in views else None
-            if kind_of(operation) == "mul" and parameter is not None:
+            if operation.kind == "mul" and parameter is not None:
                 own = program.values[parameter].dimensions
                 return Norm(mean.name, x, "rms", parameter, None, dimension, 1, 1e-6) if own == (dimension,) else None
     return None
 
 
 def _is_square(operation: Operation) -> bool:
-    kind, args = kind_of(operation), operation.args
+    kind, args = operation.kind, operation.args
     return kind == "square" or (kind == "pow" and args[1] == 2) or (kind == "mul" and args[0] == args[1])

@@ -61,7 +61,7 @@ class Flow:
         if all(name in self.empty for name in operation.results):
             return ()
         reads = operation.refs()
-        kind = kind_of(operation)
+        kind = operation.kind
         if any(name in self.empty for name in reads):
             if kind not in _CONTRACTIONS:
                 raise NotConstantError(f"{operation.target} ({operation.name}) would read an empty tensor")
@@ -173,11 +173,6 @@ class Flow:
                 for axis in wide:
                     result[axis] = True
         return result
-
-
-def kind_of(operation: Operation) -> str:
-    """`aten.add.Tensor` -> `add`."""
-    return operation.target.split(".")[1] if operation.target.startswith("aten.") else operation.target
 
 
 def _flat(item: Any) -> list[Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from autoprune.core.errors import InputError
-from autoprune.graph.depth.flow import CHANNELS, Flow, NotConstantError, kind_of
+from autoprune.graph.depth.flow import CHANNELS, Flow, NotConstantError
 from autoprune.graph.depth.rewrite import Fold, Rewrite
 from autoprune.graph.dimension import Widths, groups_of, size
 from autoprune.graph.program import Operation, Program, Ref, Value
@@ -214,7 +214,7 @@ def _of_nothing(
     """A contraction over nothing, at batch 1: zeros and the bias."""
     value = program.values[operation.name]
     shape = [int(size(dimension, widths)) for dimension in value.dimensions]
-    kind = kind_of(operation)
+    kind = operation.kind
     added = operation.args[0] if kind in ("addmm", "baddbmm") else operation.argument(2, "bias")
     biased = kind in (*CHANNELS, "addmm", "baddbmm") and isinstance(added, Ref)
     bias = values[added.name] if biased else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from autoprune.graph.depth.flow import CHANNELS, Flow, Known, kind_of
+from autoprune.graph.depth.flow import CHANNELS, Flow, Known
 from autoprune.graph.dimension import Constant, Dimension
 from autoprune.graph.lift import owner_of
 from autoprune.graph.program import Operation, Program, Ref, Value
@@ -101,9 +101,9 @@ class Rewrite:
     def _taken_up(self, operation: Operation, held: str) -> str | None:
         """The live operand, where the constant need not be added to it here: it is zero, or a bias takes it up."""
         first, second = operation.args[:2]
-        if kind_of(operation) == "mul" or operation.kwargs or not isinstance(first, Ref) or not isinstance(second, Ref):
+        if operation.kind == "mul" or operation.kwargs or not isinstance(first, Ref) or not isinstance(second, Ref):
             return None
-        known, added = self._flow.constants[held], kind_of(operation) == "add"
+        known, added = self._flow.constants[held], operation.kind == "add"
         if first.name == held and not added:
             return None
         other = second.name if first.name == held else first.name
@@ -127,7 +127,7 @@ class Rewrite:
         operation = self._makers.get(name)
         if operation is None or self._readers.get(name) != 1 or depth > _MAX_SUMMANDS:
             return None
-        kind = kind_of(operation)
+        kind = operation.kind
         dimensions = self._program.values[name].dimensions
         if kind in CHANNELS and (axis is None or axis % len(dimensions) == CHANNELS[kind] % len(dimensions)):
             bias = operation.argument(_BIAS_POSITION.get(kind, 2), "bias")
@@ -180,7 +180,7 @@ class Rewrite:
         name: str | None = held
         while name is not None:
             operation = operations[name]
-            if operation.module is not None and kind_of(operation) != "dropout":
+            if operation.module is not None and operation.kind != "dropout":
                 return operation.module
             owners = [owner_of(read) for read in operation.refs() if read in self._program.parameters]
             if owners:
