@@ -14,10 +14,10 @@ import numpy as np
 
 from autoprune.core.errors import Failure
 from autoprune.graph.kernel import Kernel
-from autoprune.graph.onnx import onnx_model
 from autoprune.hardware.fit import non_negative_least_squares
 from autoprune.hardware.measure import Protocol, Sentinel, time_runners
 from autoprune.hardware.runtimes import Runner, RunSettings, Runtime
+from autoprune.hardware.runtimes.model import Model
 
 ONE = "x0:({n},c0,{s},{s});y0:({n},c0,{s},{s})=conv2d.default(x0,w(c0,c0,1,1),w(c0,),(1,1),(0,0),(1,1),1)"
 TWO = ONE + ";y1:({n},c0,{s},{s})=conv2d.default(y0,w(c0,c0,1,1),w(c0,),(1,1),(0,0),(1,1),1)"
@@ -50,8 +50,7 @@ def probe_edges(
     for width, side in sizes:
         for family in (ONE, TWO):
             kernel = Kernel(family.format(n=settings.batch, s=side), (width,))
-            model = onnx_model(kernel.program(), {}).SerializeToString(deterministic=True)
-            runner = runtime.compile(model, settings)
+            runner = runtime.compile(Model.of_kernel(kernel), settings)
             if isinstance(runner, Failure):
                 return Edges()
             runners.append(runner)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.errors import AutopruneError, Failure
+from autoprune.core.errors import Failure
 from autoprune.graph.module import TracedModule
-from autoprune.graph.onnx import onnx_model
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
+from autoprune.hardware.runtimes.model import Model
 
 Progress = Callable[[str, int, int], None]
 
@@ -201,7 +201,7 @@ def summarise(sessions: Sequence[npt.NDArray[np.float64]]) -> Measurement:
 
 
 def measure_models(
-    modules: Sequence[TracedModule | bytes],
+    modules: Sequence[TracedModule | Model | bytes],
     *,
     runtime: str = "onnxruntime",
     threads: int = 1,
@@ -213,7 +213,7 @@ def measure_models(
     """Time several whole models so that they can be compared: interleaved, in shuffled sessions.
 
     Args:
-        modules: traced modules, or ONNX models as bytes.
+        modules: traced modules, `Model`s, or ONNX models as bytes.
         runtime: a registered runtime.
         threads, batch: how they are run.
         protocol: how often; the default takes about a quarter of a second a model.
@@ -232,8 +232,7 @@ def measure_models(
     results: list[Measurement | Failure] = []
     places, runners = [], []
     for module in modules:
-        model = module if isinstance(module, bytes) else _as_onnx(module)
-        runner = model if isinstance(model, Failure) else chosen.compile(model, settings)
+        runner = chosen.compile(_as_model(module), settings)
         if isinstance(runner, Failure):
             results.append(runner)
             continue
@@ -247,7 +246,7 @@ def measure_models(
 
 
 def measure_module(
-    module: TracedModule | bytes,
+    module: TracedModule | Model | bytes,
     *,
     runtime: str = "onnxruntime",
     threads: int = 1,
@@ -258,12 +257,10 @@ def measure_module(
     return measure_models([module], runtime=runtime, threads=threads, batch=batch, protocol=protocol)[0]
 
 
-def _as_onnx(module: TracedModule) -> bytes | Failure:
-    try:
-        model = onnx_model(module.program, module.widths, module.state_dict())
-    except AutopruneError as error:
-        return Failure("unsupported", str(error))
-    return bytes(model.SerializeToString(deterministic=True))
+def _as_model(module: TracedModule | Model | bytes) -> Model:
+    if isinstance(module, Model):
+        return module
+    return Model.of_onnx(module) if isinstance(module, bytes) else Model.of_module(module)
 
 
 class _Counter:

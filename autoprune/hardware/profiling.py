@@ -13,7 +13,6 @@ from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.graph.dimension import Constant
 from autoprune.graph.fusion import kernel_slots, value_bytes
 from autoprune.graph.kernel import Kernel
-from autoprune.graph.onnx import onnx_model
 from autoprune.graph.program import Operation, Program, Ref, Value
 from autoprune.hardware.binding import slots_left
 from autoprune.hardware.composition import fit_compositions, validation
@@ -42,6 +41,7 @@ from autoprune.hardware.profile import (
 )
 from autoprune.hardware.quantum import probe_quantum
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings, Runtime
+from autoprune.hardware.runtimes.model import Model
 
 KERNEL_SHARE = 0.7  # of the time budget; the rest is for whole models
 BLOCK = 32  # kernels compiled at once and timed against each other
@@ -255,11 +255,7 @@ class _Session:
         return None if isinstance(runner, Failure) else Sentinel(runner)
 
     def _compile(self, kernel: Kernel) -> Runner | Failure:
-        try:
-            model = onnx_model(kernel.program(), {}).SerializeToString(deterministic=True)
-        except AutopruneError as error:
-            return Failure("unsupported", str(error))
-        return self.runtime.compile(model, self.settings)
+        return self.runtime.compile(Model.of_kernel(kernel), self.settings)
 
     def _block(self, block: Sequence[PlannedKernel]) -> list[tuple[PlannedKernel, Measurement]]:
         """Times of the kernels of a block that compile, scaled to the sentinel's reference."""
@@ -346,14 +342,13 @@ def _shuffled_within_detail(planned: Sequence[PlannedKernel], seed: int) -> list
     return [item for _, _, item in sorted((p.detail, int(k), p) for p, k in zip(planned, keys, strict=True))]
 
 
-def _model(graph: Graph, row: np.ndarray) -> bytes:
-    widths = {group: int(width) for group, width in zip(graph.groups, row, strict=True)}
-    return bytes(onnx_model(graph.program, widths).SerializeToString(deterministic=True))
+def _model(graph: Graph, row: np.ndarray) -> Model:
+    return Model.of_program(graph.program, {g: int(width) for g, width in zip(graph.groups, row, strict=True)})
 
 
-def _empty_model() -> bytes:
+def _empty_model() -> Model:
     """A model of one operation on one number: what running anything at all takes."""
     value = {name: Value(name, (Constant(1), Constant(1)), "float32") for name in ("x", "y")}
     operation = Operation("y", "aten.relu.default", (Ref("x"),), (), None, ("y",))
     program = Program(("x",), ("y",), (operation,), value, (), (), "", "")
-    return bytes(onnx_model(program, {}).SerializeToString(deterministic=True))
+    return Model.of_program(program, {})

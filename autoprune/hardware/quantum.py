@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from autoprune.core.errors import Failure
 from autoprune.graph.kernel import Kernel
-from autoprune.graph.onnx import onnx_model
 from autoprune.hardware.measure import Protocol, Sentinel, time_runners
 from autoprune.hardware.runtimes import RUNTIMES, RunSettings, Runtime
+from autoprune.hardware.runtimes.model import Model
 
 CANDIDATES = (32, 16, 8, 4, 2)
 PROBED = range(33, 97)  # three blocks of 32 on either side of every boundary
@@ -35,8 +35,7 @@ def probe_quantum(runtime: Runtime, settings: RunSettings) -> int:
     runners = []
     for width in PROBED:
         kernel = Kernel(FAMILY.format(n=settings.batch), (32, width))
-        model = onnx_model(kernel.program(), {}).SerializeToString(deterministic=True)
-        runner = runtime.compile(model, settings)
+        runner = runtime.compile(Model.of_kernel(kernel), settings)
         if isinstance(runner, Failure):
             return 1
         runners.append(runner)

@@ -9,6 +9,7 @@ from autoprune.core.errors import Failure
 from autoprune.hardware.edges import LEAST, Edges, fit_edges, probe_edges
 from autoprune.hardware.measure import Protocol
 from autoprune.hardware.runtimes import Runner, RunSettings
+from autoprune.hardware.runtimes.model import Model
 from autoprune.hardware.runtimes.onnxruntime import OnnxRuntime
 
 TINY = Protocol(sessions=1, minimum_runs=3, maximum_runs=3, warmup_runs=1, warmup_us=0.0, target_us=0.0)
@@ -38,7 +39,7 @@ def test_probe_runs_and_a_refusal_is_no_edge() -> None:
     assert found.us_per_byte >= 0
 
     class Refusing(OnnxRuntime):
-        def compile(self, model: bytes, settings: RunSettings) -> Runner | Failure:
+        def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
             return Failure("compile", "no")
 
     assert probe_edges(Refusing(), RunSettings(), 0.0, TINY, None) == Edges()

