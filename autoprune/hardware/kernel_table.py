@@ -16,7 +16,9 @@ MAX_CSV_BYTES = 256 * 1024 * 1024
 PROVENANCES = ("measured", "imported", "analytical")
 TIMES = ("mean_us", "p50_us", "p90_us", "p95_us", "p99_us", "std_us")
 REQUIRED = ("family", "sizes", "operator", "n", *TIMES, "flops", "bytes")
-OPTIONAL = ("energy_uj", "provenance")
+OPTIONAL = ("energy_uj", "peak_memory_bytes", "within", "failure", "provenance")
+WITHIN = ("alone", "model")
+MAX_FAILURE_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,10 @@ class KernelRow:
             only when it runs alone is taken off.
         flops, bytes: floating-point operations, and bytes read and written.
         energy_uj: energy of one run, where known.
+        peak_memory_bytes: most memory that one run takes, where known.
+        within: where it was timed: `alone`, as a model of its own, or inside a whole `model`. A kernel may have a row
+            of each.
+        failure: why it has no times (refused by the runtime, out of memory); n and the times are then 0.
         provenance: `measured`, `imported` or `analytical`.
     """
 
@@ -47,7 +53,18 @@ class KernelRow:
     flops: float
     bytes: float
     energy_uj: float | None = None
+    peak_memory_bytes: float | None = None
+    within: str = "alone"
+    failure: str = ""
     provenance: str = "measured"
+
+    @classmethod
+    def failed(
+        cls, family: str, sizes: tuple[int, ...], operator: str, why: str, flops: float, bytes_: float
+    ) -> KernelRow:
+        """The row of a kernel that could not be timed."""
+        reason = " ".join(why.split())[:MAX_FAILURE_CHARACTERS] or "no reason given"
+        return cls(family, sizes, operator, 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, flops, bytes_, failure=reason)
 
 
 def read_kernels(path: Path) -> tuple[KernelRow, ...]:
@@ -76,14 +93,22 @@ def read_kernels(path: Path) -> tuple[KernelRow, ...]:
 
 
 def write_kernels(path: Path, rows: Iterable[KernelRow]) -> None:
-    """Write a kernel table atomically, rows sorted by family and sizes."""
+    """Write a kernel table atomically, rows sorted by family, sizes and where they were timed.
+
+    Columns that say nothing in any row are left out.
+    """
+    ordered = sorted(rows, key=lambda r: (r.family, r.sizes, r.within))
+    columns = (*REQUIRED, *(column for column in OPTIONAL if any(_says(row, column) for row in ordered)))
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
-    columns = (*REQUIRED, *OPTIONAL)
     writer.writerow(columns)
-    for row in sorted(rows, key=lambda r: (r.family, r.sizes)):
+    for row in ordered:
         writer.writerow([_cell(getattr(row, column)) for column in columns])
     write_text(path, out.getvalue())
+
+
+def _says(row: KernelRow, column: str) -> bool:
+    return getattr(row, column) != KernelRow.__dataclass_fields__[column].default
 
 
 def _cell(value: object) -> str:
@@ -112,15 +137,19 @@ def _check_columns(path: Path, header: Sequence[str]) -> None:
 
 
 def _check_unique(path: Path, rows: Sequence[KernelRow]) -> None:
-    seen: dict[tuple[str, tuple[int, ...]], int] = {}
+    seen: dict[tuple[str, tuple[int, ...], str], int] = {}
     for number, row in enumerate(rows, start=1):
-        key = (row.family, row.sizes)
+        key = (row.family, row.sizes, row.within)
         if key in seen:
             raise InputError(
                 f"{path}, kernel {number}: expected each kernel once, got kernel {seen[key]} again "
-                f"(sizes {_cell(row.sizes)!r} of {row.family[:80]!r}). Remove one of the two rows."
+                f"(sizes {_cell(row.sizes)!r} of {row.family[:80]!r}, timed {_where(row)}). Remove one of the two rows."
             )
         seen[key] = number
+
+
+def _where(row: KernelRow) -> str:
+    return "inside a model" if row.within == "model" else "alone"
 
 
 class _Fields:
@@ -135,10 +164,6 @@ class _Fields:
         self._fields = dict(zip(header, record, strict=True))
 
     def row(self) -> KernelRow:
-        provenance = self._fields.get("provenance") or "measured"
-        if provenance not in PROVENANCES:
-            raise self._wrong("provenance", f"one of {', '.join(PROVENANCES)}")
-        energy = self.number("energy_uj") if self._fields.get("energy_uj") else None
         return KernelRow(
             family=self.text("family"),
             sizes=self.sizes(),
@@ -152,14 +177,23 @@ class _Fields:
             std_us=self.number("std_us"),
             flops=self.number("flops"),
             bytes=self.number("bytes"),
-            energy_uj=energy,
-            provenance=provenance,
+            energy_uj=self.number("energy_uj") if self._fields.get("energy_uj") else None,
+            peak_memory_bytes=self.number("peak_memory_bytes") if self._fields.get("peak_memory_bytes") else None,
+            within=self.choice("within", WITHIN, "alone"),
+            failure=self._fields.get("failure", ""),
+            provenance=self.choice("provenance", PROVENANCES, "measured"),
         )
 
     def text(self, column: str) -> str:
         if not self._fields[column].strip():
             raise self._wrong(column, "a text")
         return self._fields[column]
+
+    def choice(self, column: str, known: Sequence[str], default: str) -> str:
+        value = self._fields.get(column) or default
+        if value not in known:
+            raise self._wrong(column, f"one of {', '.join(known)}")
+        return value
 
     def number(self, column: str) -> float:
         try:
