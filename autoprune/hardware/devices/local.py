@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
+from importlib import metadata
 from pathlib import Path
 
 from autoprune.hardware.profile import DeviceInfo
 
-_FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "asimddp")
+FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "asimddp")
+
+_CPU = "/sys/devices/system/cpu"
+# What may change times -> where Linux says it.
+_STATES = {
+    "governor": f"{_CPU}/cpu0/cpufreq/scaling_governor",
+    "smt": f"{_CPU}/smt/control",
+    "cgroup_cpu_max": "/sys/fs/cgroup/cpu.max",
+    "cgroup_memory_max": "/sys/fs/cgroup/memory.max",
+}
+_TURBO = {
+    f"{_CPU}/intel_pstate/no_turbo": {"0": "on", "1": "off"},
+    f"{_CPU}/cpufreq/boost": {"1": "on", "0": "off"},
+}
 
 
 class LocalDevice:
@@ -25,18 +40,34 @@ class LocalDevice:
             processor=processor,
             cores=_usable_cores(),
             memory_bytes=_memory_bytes(),
-            features=tuple(feature for feature in _FEATURES if feature in flags),
+            features=tuple(feature for feature in FEATURES if feature in flags),
         )
 
     def environment(self) -> dict[str, str]:
-        """System, Python, frequency governor and load."""
-        found = {"system": platform.platform(), "python": platform.python_version()}
-        governor = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-        if governor.is_file():
-            found["governor"] = governor.read_text(encoding="utf-8").strip()
+        """System, versions, frequency governor, turbo, hyperthreads, limits of the container, and load."""
+        found = {"system": platform.platform(), "python": platform.python_version(), **_versions()}
+        found |= {name: text for name, path in _STATES.items() if (text := _text(path))}
+        for path, words in _TURBO.items():
+            if text := _text(path):
+                found["turbo"] = words.get(text, text)
         if hasattr(os, "getloadavg"):
             found["load_1min"] = f"{os.getloadavg()[0]:.2f}"
         return found
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("numpy", "torch"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
+def _text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _cpu_info() -> dict[str, str]:
