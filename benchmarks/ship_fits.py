@@ -14,7 +14,7 @@ from autoprune.hardware.analytical import ALL, AnalyticalModel, ClassModel, scal
 from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.analytical_fit import fit_analytical
 from autoprune.hardware.analytical_shapes import Shapes
-from autoprune.hardware.composition import compose, fit_composition, fit_compositions
+from autoprune.hardware.composition import compose, fit_composition
 from autoprune.hardware.fit import Floats, relative_fit
 from autoprune.hardware.importers.layers import Layers
 from autoprune.hardware.importers.rows import NORMAL
@@ -211,7 +211,7 @@ def gpu_phone_fit(data: Path, phone: str) -> Fit:
     sums = np.bincount(networks.owner, predicted_us, count).astype(np.float64)
     kernels = np.bincount(networks.owner, minlength=count).astype(np.float64)
     measured = {name: networks.times_us * (1 + quantile * networks.spread) for name, quantile in NORMAL.items()}
-    composition, _ = fit_compositions(sums, kernels, measured)
+    composition = {p: fit_composition(sums, kernels, times) for p, times in measured.items()}
     errors = np.zeros(count)
     for index in range(count):
         rest = np.arange(count) != index

@@ -35,7 +35,7 @@ class Estimator:
         self._rows: dict[str, list[KernelRow]] = {}
         for row in rows:
             self._rows.setdefault(row.operator, []).append(row)
-        self._fields: dict[str, _Field | None] = {}
+        self._fields: dict[str, Field | None] = {}
         self._shapes: dict[tuple[str, int], Shape] = {}
 
     def estimate_us(self, operator: str, shapes: Shapes) -> Floats:
@@ -64,7 +64,7 @@ class Estimator:
             self._shapes[key] = Shape.of(slot.kernel({Batch.KEY: batch}))
         return self.estimate_us(slot.operator, Shapes.family(self._shapes[key], sizes, flops, bytes_))
 
-    def _field(self, operator: str, own: ClassModel) -> _Field | None:
+    def _field(self, operator: str, own: ClassModel) -> Field | None:
         if operator not in self._fields:
             rows = self._rows.get(operator, [])
             usable = own.residual is not None and len(rows) > 0
@@ -72,7 +72,7 @@ class Estimator:
         return self._fields[operator]
 
 
-class _Field:
+class Field:
     """A Gaussian process, conditioned on residuals at some features.
 
     Rows that their neighbours contradict count less: their noise is raised to their leave-one-out error.
@@ -97,8 +97,8 @@ class _Field:
         return mean
 
 
-def _conditioned(own: ClassModel, rows: Sequence[KernelRow], units: int) -> _Field:
+def _conditioned(own: ClassModel, rows: Sequence[KernelRow], units: int) -> Field:
     assert own.residual is not None
     shapes = Shapes.of([Shape.of(Kernel(row.family, row.sizes)) for row in rows])
     times = np.maximum(np.array([row.p50_us for row in rows]), LEAST_US)
-    return _Field(own.residual, shapes.features(units), np.log(times / own.roofline_us(shapes, units)))
+    return Field(own.residual, shapes.features(units), np.log(times / own.roofline_us(shapes, units)))

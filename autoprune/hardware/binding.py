@@ -14,6 +14,7 @@ from autoprune.graph.fusion import KernelSlot, kernel_slots
 from autoprune.graph.program import Program
 from autoprune.hardware.interpolation import ESTIMATED, FamilyTable, Floats, Integers
 from autoprune.hardware.kernel_table import KernelRow
+from autoprune.hardware.surface import Surface
 
 MAX_CACHE = 1 << 22  # widths of one family that are kept in a flat array
 
@@ -23,10 +24,19 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(eq=False)
 class Family:
-    """One family in this model: its measured kernels and everything predicted so far."""
+    """One family in this model: its measured kernels and everything predicted so far.
 
+    Attributes:
+        name: its text.
+        table: times alone.
+        surface: times inside models, where those are to predict.
+        bases: one more than the widest size of each dimension.
+    """
+
+    name: str
     table: FamilyTable | None
-    bases: tuple[int, ...]  # one more than the widest size of each dimension
+    surface: Surface | None
+    bases: tuple[int, ...]
     times: Floats = field(init=False)
     kinds: Kinds = field(init=False)
 
@@ -69,17 +79,20 @@ class Binding:
         program: the dense program.
         rows: of the profile.
         batch: of the profile.
+        quantum: of the profile, for times inside models; None where only times alone are to predict.
 
     Attributes:
         slots: kernels of the dense program, in execution order.
     """
 
-    def __init__(self, program: Program, rows: Sequence[KernelRow], batch: int) -> None:
+    def __init__(self, program: Program, rows: Sequence[KernelRow], batch: int, quantum: int | None = None) -> None:
         self._program = program
         self._batch = batch
-        self._rows: dict[str, list[KernelRow]] = {}
+        self._quantum = quantum
+        self._rows: dict[tuple[str, str], list[KernelRow]] = {}
         for row in rows:
-            self._rows.setdefault(row.family, []).append(row)
+            if not row.failure:
+                self._rows.setdefault((row.family, row.within), []).append(row)
         self.slots = self._bound(kernel_slots(program))
         self._removals: dict[str, _Removal] = {}
 
@@ -89,18 +102,30 @@ class Binding:
         for slot, name in zip(slots, names, strict=True):
             own = tuple(self._dense(dimension) + 1 for dimension in slot.dimensions)
             bases[name] = tuple(map(max, own, bases.get(name, own)))
-        families = {name: Family(self._table(name, len(base)), base) for name, base in bases.items()}
+        families = {
+            name: Family(name, self._table(name, len(base)), self._surface(name, len(base)), base)
+            for name, base in bases.items()
+        }
         return tuple(BoundSlot(slot, families[name]) for slot, name in zip(slots, names, strict=True))
 
     def _table(self, family: str, dimensions: int) -> FamilyTable | None:
-        rows = self._rows.get(family, [])
+        rows = self._checked(family, "alone", dimensions)
+        return FamilyTable.of(rows) if rows else None
+
+    def _surface(self, family: str, dimensions: int) -> Surface | None:
+        if self._quantum is None:
+            return None
+        return Surface.of(self._checked(family, "model", dimensions), self._quantum)
+
+    def _checked(self, family: str, within: str, dimensions: int) -> list[KernelRow]:
+        rows = self._rows.get((family, within), [])
         wrong = [row for row in rows if len(row.sizes) != dimensions]
         if wrong:
             raise InputError(
                 f"profile: expected {dimensions} sizes for the kernels of {family[:80]!r}, got {wrong[0].sizes}. "
                 "Correct kernels.csv, or profile the device anew."
             )
-        return FamilyTable.of(rows) if rows else None
+        return rows
 
     def _dense(self, dimension: Dimension) -> int:
         return int(size(dimension, {Batch.KEY: self._batch})) if has_batch(dimension) else dense_size(dimension)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from autoprune.hardware.fit import Floats, rank_correlation, relative_fit
-from autoprune.hardware.profile import PERCENTILES, Composition, Residuals, Validation
+from autoprune.hardware.fit import Floats, relative_fit
+from autoprune.hardware.profile import Composition, Residuals
 
 PLAIN = Composition(sum_factor=1.0, constant_us=0.0, kernel_us=0.0)
 
 
-def fit_compositions(
-    sums_us: Floats, kernels: Floats, measured_us: Mapping[str, Floats]
-) -> tuple[dict[str, Composition], dict[str, Residuals]]:
-    """`sum_factor * sum + constant_us + kernel_us * kernels` per percentile, with leave-one-out residuals.
+def fit_composition(sums_us: Floats, kernels: Floats, times_us: Floats) -> Composition:
+    """`sum_factor * sum + constant_us + kernel_us * kernels`, the coefficients at least 0, robust in relative error.
 
     Where all models have equally many kernels, the constant and the cost a kernel cannot be told apart, and the
     constant is taken: it makes no promise about other models.
@@ -23,19 +19,8 @@ def fit_compositions(
     Args:
         sums_us: sum of the kernels' medians of each model.  # (n,)
         kernels: number of kernels of each model.  # (n,)
-        measured_us: percentile -> measured times.  # (n,)
+        times_us: a measured percentile of each.  # (n,)
     """
-    compositions, residuals = {}, {}
-    for percentile in PERCENTILES:
-        times = measured_us[percentile]
-        compositions[percentile] = fit_composition(sums_us, kernels, times)
-        if len(times) >= 4:
-            residuals[percentile] = _leave_one_out(sums_us, kernels, times)
-    return compositions, residuals
-
-
-def fit_composition(sums_us: Floats, kernels: Floats, times_us: Floats) -> Composition:
-    """The composition of one percentile."""
     if len(times_us) == 0:
         return PLAIN
     columns = [sums_us]
@@ -58,26 +43,17 @@ def compose(composition: Composition, sums_us: Floats, kernels: Floats) -> Float
     return composition.sum_factor * sums_us + composition.constant_us + composition.kernel_us * kernels
 
 
-def _leave_one_out(sums_us: Floats, kernels: Floats, times_us: Floats) -> Residuals:
-    errors = []
-    for index in range(len(times_us)):
-        rest = np.arange(len(times_us)) != index
-        fitted = fit_composition(sums_us[rest], kernels[rest], times_us[rest])
-        predicted = compose(fitted, sums_us[index : index + 1], kernels[index : index + 1])[0]
-        errors.append(times_us[index] / max(predicted, 1e-9) - 1.0)
-    values = np.array(errors)
-    low, high = (float(edge) for edge in np.quantile(values, [0.05, 0.95]))
-    return Residuals(mean_absolute=float(np.abs(values).mean()), low=low, high=high)
+def residuals_of(errors: Floats) -> Residuals:
+    """What is kept of the errors of models left out: `measured / predicted - 1`.
 
+    The interval is that of split conformal prediction (Vovk et al. 2005): the next model falls below its lower end, and
+    above its upper one, in at most a twentieth of the cases each, as far as so few models can tell.
 
-def validation(
-    residuals: dict[str, Residuals], sums_us: Floats, times_us: Floats, drift: float, notes: tuple[str, ...] = ()
-) -> Validation:
-    """What is kept of how well the composition predicts."""
-    return Validation(
-        models=len(times_us),
-        residuals=residuals,
-        sentinel_drift=drift,
-        rank_correlation=rank_correlation(sums_us, times_us) if len(times_us) >= 4 else None,
-        notes=notes,
+    Args:
+        errors: (n,)
+    """
+    rank = max(int(0.05 * (len(errors) + 1)) - 1, 0)
+    ordered = np.sort(errors)
+    return Residuals(
+        mean_absolute=float(np.abs(errors).mean()), low=float(ordered[rank]), high=float(ordered[-1 - rank])
     )

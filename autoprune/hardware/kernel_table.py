@@ -13,7 +13,7 @@ from autoprune.core.errors import InputError
 from autoprune.core.files import read_text, write_text
 
 MAX_CSV_BYTES = 256 * 1024 * 1024
-PROVENANCES = ("measured", "imported", "analytical")
+PROVENANCES = ("measured", "fitted", "imported", "analytical")
 TIMES = ("mean_us", "p50_us", "p90_us", "p95_us", "p99_us", "std_us")
 REQUIRED = ("family", "sizes", "operator", "n", *TIMES, "flops", "bytes")
 OPTIONAL = ("energy_uj", "peak_memory_bytes", "within", "failure", "provenance")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from autoprune.graph.fusion import KernelSlot
 from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.binding import Binding, BoundSlot, Family, Kinds
 from autoprune.hardware.composition import PLAIN, compose
+from autoprune.hardware.correction import Part
 from autoprune.hardware.cost import Cost, Graph, table_cost
 from autoprune.hardware.estimate import Roofline
 from autoprune.hardware.interpolation import ESTIMATED, INTERPOLATED, MEASURED, Floats, Integers
@@ -42,13 +43,18 @@ class LatencyTable:
         self.graph = graph
         self.groups = tuple(graph.groups)
         self._batch = profile.batch
-        known = [row for row in profile.kernels if row.provenance != "analytical"]  # those are a model's words
-        self._binding = Binding(graph.program, known, profile.batch)
+        # Analytical rows are a model's words; rows of failed kernels hold no times.
+        known = [row for row in profile.kernels if row.provenance != "analytical" and not row.failure]
+        inside = profile.header.within == "model"
+        self._context = profile.header.context if inside else {}
+        quantum = profile.alignment_quantum if inside else None
+        self._binding = Binding(graph.program, known, profile.batch, quantum)
         model = profile.header.analytical
         self._estimator = None if model is None else Estimator(model, known)
         self.slots = tuple(bound.slot for bound in self._binding.slots)
-        self._roofline = Roofline(profile.kernels)
-        self._tail_ratio = _tail_ratios(profile.kernels)
+        predicting = [row for row in known if row.within == profile.header.within]
+        self._roofline = Roofline(predicting or profile.kernels)
+        self._tail_ratio = _tail_ratios(predicting)
 
     def slot_us(self, widths: Integers) -> tuple[Floats, Kinds]:
         """Time of every kernel, and how it is known (index into `KINDS`).
@@ -63,6 +69,20 @@ class LatencyTable:
         named, count = self._named(widths)
         times, kinds = zip(*self._kernels(named, count), strict=True)
         return np.stack(times, axis=1), np.stack(kinds, axis=1)
+
+    def parts(self, widths: Integers) -> list[Part]:
+        """Every kernel of the dense program under some policies, in the order of `slots`.
+
+        Args:
+            widths: (n, n_groups)
+        """
+        named, count = self._named(widths)
+        found = []
+        for bound, (times, _) in zip(self._binding.slots, self._kernels(named, count), strict=False):
+            sizes = [np.broadcast_to(np.asarray(size(d, named)), count) for d in bound.slot.dimensions]
+            stacked = np.stack(sizes, axis=1).astype(np.int64) if sizes else np.zeros((count, 0), dtype=np.int64)
+            found.append(Part(bound.family.name, bound.slot.operator, stacked, times))
+        return found
 
     def sum_us(self, widths: Integers) -> tuple[Floats, Floats]:
         """Sum of the kernels' medians, and the number of kernels that run, of each policy.  # (n,), (n,)"""
@@ -174,7 +194,9 @@ class LatencyTable:
             policies: for each, a policy that has them.  # (m,)
         """
         sizes = family.decode(codes)
-        if family.table is None:
+        if family.surface is not None:
+            times, kinds = family.surface.predict(sizes, *_work(slot, policies, named))
+        elif family.table is None:
             times, kinds = np.full(len(codes), np.nan), np.full(len(codes), ESTIMATED, dtype=np.int8)
         else:
             times, kinds = family.table.predict(sizes)
@@ -182,6 +204,7 @@ class LatencyTable:
             if slot.operator in STAIRCASE and between.any():
                 stepped = family.table.within_step(sizes[between], self.profile.alignment_quantum)
                 times[between] = family.table.predict(stepped)[0]
+            times *= self._context.get(slot.operator, 1.0)
         unknown = np.isnan(times)
         if unknown.any():
             times[unknown] = self._estimate(slot, family, sizes[unknown], policies[unknown], named)
@@ -192,21 +215,27 @@ class LatencyTable:
     def _estimate(
         self, slot: KernelSlot, family: Family, sizes: Integers, policies: Integers, named: dict[str, Integers]
     ) -> Floats:
-        widths = {group: values[policies] if np.ndim(values) else values for group, values in named.items()}
-        flops = np.broadcast_to(np.asarray(slot.flops(widths), dtype=np.float64), len(sizes))
-        bytes_ = np.broadcast_to(np.asarray(slot.bytes(widths), dtype=np.float64), len(sizes))
+        flops, bytes_ = _work(slot, policies, named)
         if self._estimator is not None:
             return self._estimator.slot_us(slot, self._batch, sizes, flops, bytes_)
         estimated = self._roofline.estimate_us(slot.operator, flops, bytes_)
         if family.table is None or family.table.work is None:
             return estimated
         nearest = family.table.nearest(sizes)
+        factor = self._context.get(slot.operator, 1.0)
         near = self._roofline.estimate_us(slot.operator, *(part[nearest] for part in family.table.work))
-        scaled: Floats = estimated * family.table.times_us[nearest] / near
+        scaled: Floats = factor * estimated * family.table.times_us[nearest] / near
         return scaled
 
 
-def _tail_ratios(rows: tuple[KernelRow, ...]) -> dict[str, float]:
+def _work(slot: KernelSlot, policies: Integers, named: dict[str, Integers]) -> tuple[Floats, Floats]:
+    """Flops and bytes of a kernel under some of the policies.  # (m,), (m,)"""
+    widths = {group: values[policies] if np.ndim(values) else values for group, values in named.items()}
+    work = [np.broadcast_to(np.asarray(f(widths), dtype=np.float64), len(policies)) for f in (slot.flops, slot.bytes)]
+    return work[0], work[1]
+
+
+def _tail_ratios(rows: Sequence[KernelRow]) -> dict[str, float]:
     """Typical ratio of each percentile to the median, where no composition was fitted."""
     usable = [row for row in rows if row.p50_us > 0]
     ratios = {p: [getattr(row, f"{p}_us") / row.p50_us for row in usable] for p in PERCENTILES}

@@ -74,7 +74,7 @@ class Composition(_Model):
 
 
 class Residuals(_Model):
-    """Leave-one-out errors of the composition: `measured / predicted - 1`, their mean size and middle nine tenths."""
+    """Errors on models left out: `measured / predicted - 1`, their mean size and middle nine tenths."""
 
     mean_absolute: float = Field(ge=0)
     low: float
@@ -86,6 +86,7 @@ class Validation(_Model):
 
     models: int = Field(default=0, ge=0)
     residuals: dict[str, Residuals] = {}
+    compared: dict[str, float] = {}  # ways to predict -> mean absolute error at p50 on models left out
     sentinel_drift: float = Field(default=0.0, ge=0)  # largest deviation of the sentinel kernel from its median
     rank_correlation: float | None = None
     notes: tuple[str, ...] = ()
@@ -106,6 +107,8 @@ class ProfileHeader(_Model):
     environment: dict[str, str] = {}
     protocol: ProtocolInfo
     provenance: Literal["measured", "imported", "analytical"]
+    within: Literal["alone", "model"] = "alone"  # the rows that predict: those timed alone, or inside models
+    context: dict[str, float] = {}  # operator class -> time inside models over time alone, for families met alone only
     composition: dict[str, Composition] = {}
     analytical: AnalyticalModel | None = None  # for kernels that have no row
     alignment_quantum: int = Field(default=1, ge=1)
@@ -172,8 +175,11 @@ class HardwareProfile:
 def header_data(header: ProfileHeader) -> dict[str, Any]:
     """A header as JSON data."""
     data: dict[str, Any] = header.model_dump(mode="json", by_alias=True)
-    if header.analytical is None:  # profiles without one keep the identity they had
-        del data["analytical"]
+    for name in ("analytical", "within", "context"):  # profiles without them keep the identity they had
+        if getattr(header, name) == ProfileHeader.model_fields[name].default:
+            del data[name]
+    if not header.validation.compared:
+        del data["validation"]["compared"]
     return data
 
 

@@ -15,12 +15,11 @@ from autoprune.graph.fusion import kernel_slots, value_bytes
 from autoprune.graph.kernel import Kernel
 from autoprune.graph.program import Operation, Program, Ref, Value
 from autoprune.hardware.binding import slots_left
-from autoprune.hardware.composition import fit_compositions, validation
+from autoprune.hardware.calibration import calibrated
 from autoprune.hardware.cost import Graph
 from autoprune.hardware.devices import DEVICES
 from autoprune.hardware.edges import Edges, probe_edges
 from autoprune.hardware.kernel_table import KernelRow
-from autoprune.hardware.latency import LatencyTable
 from autoprune.hardware.measure import (
     MODEL_PROTOCOL,
     Measurement,
@@ -30,15 +29,9 @@ from autoprune.hardware.measure import (
     measure_models,
     time_runners,
 )
+from autoprune.hardware.observation import Observation
 from autoprune.hardware.plan import PlannedKernel, aligned_widths, plan_kernels, sample_policies
-from autoprune.hardware.profile import (
-    PERCENTILES,
-    Composition,
-    HardwareProfile,
-    ProfileHeader,
-    ProtocolInfo,
-    Validation,
-)
+from autoprune.hardware.profile import HardwareProfile, ProfileHeader, ProtocolInfo
 from autoprune.hardware.quantum import probe_quantum
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings, Runtime
 from autoprune.hardware.runtimes.model import Model
@@ -128,10 +121,12 @@ def profile_graphs(
     header = _header(settings, session, quantum)
     bare = HardwareProfile(header, tuple(sorted(rows, key=lambda row: (row.family, row.sizes))))
     end = None if settings.budget_s is None else start + settings.budget_s
-    composition, checked = session.compose(bare, models, settings.whole_models, end)
+    observed = session.observe(bare, models, settings.whole_models, end)
+    notes = tuple(sorted({str(failure) for failure in session.failures}))[:8]
+    drift = 0.0 if session.sentinel is None else session.sentinel.drift
+    profile = calibrated(bare, [model.graph for model in models], observed, drift, notes)
     protocol = header.protocol.model_copy(update={"seconds": round(time.perf_counter() - start, 1)})
-    final = {"composition": composition, "validation": checked, "protocol": protocol}
-    return replace(bare, header=header.model_copy(update=final))
+    return replace(profile, header=profile.header.model_copy(update={"protocol": protocol}))
 
 
 def _header(settings: ProfileSettings, session: _Session, quantum: int) -> ProfileHeader:
@@ -298,36 +293,30 @@ class _Session:
             bytes=float(slot.bytes({})),
         )
 
-    def compose(
+    def observe(
         self, bare: HardwareProfile, targets: Sequence[_Target], count: int, deadline: float | None
-    ) -> tuple[dict[str, Composition], Validation]:
-        """The composition fitted on `count` whole models of the targets, and how well it predicts.
+    ) -> list[Observation]:
+        """`count` whole models of the targets, as the clock says: predictions are to agree with what users measure.
 
-        Models are timed as the clock says: predictions are to agree with what a user measures.
+        Those that the runtime refuses are left out.
         """
         share = count // len(targets)
         policies = [t.policies(share, bare.alignment_quantum, self.seed) for t in targets]
-        models = [_model(t.graph, row) for t, rows in zip(targets, policies, strict=True) for row in rows]
+        wanted = [(i, row) for i, rows in enumerate(policies) for row in rows]
         results = measure_models(
-            models,
+            [_model(targets[i].graph, row) for i, row in wanted],
             runtime=bare.header.runtime.name,
-            threads=self.settings.threads,
-            batch=self.settings.batch,
+            settings=self.settings,
             protocol=replace(MODEL_PROTOCOL, seed=self.seed),
             progress=self.progress,
             deadline=deadline,
         )
         self.failures += [result for result in results if isinstance(result, Failure)]
-        tables = [LatencyTable(bare, target.graph) for target in targets]
-        known = [table.sum_us(rows) for table, rows in zip(tables, policies, strict=True)]
-        done = [index for index, result in enumerate(results) if isinstance(result, Measurement)]
-        sums, kernels = (np.concatenate([part[i] for part in known])[done] for i in (0, 1))
-        measured = [result for result in results if isinstance(result, Measurement)]
-        times = {p: np.array([result.us(p) for result in measured], dtype=np.float64) for p in PERCENTILES}
-        compositions, residuals = fit_compositions(sums, kernels, times)
-        drift = 0.0 if self.sentinel is None else self.sentinel.drift
-        notes = tuple(sorted({str(failure) for failure in self.failures}))[:8]
-        return compositions, validation(residuals, sums, times["p50"], drift, notes)
+        return [
+            Observation(i, tuple(row.tolist()), result)
+            for (i, row), result in zip(wanted, results, strict=True)
+            if isinstance(result, Measurement)
+        ]
 
 
 def kernel_work(kernel: Kernel) -> tuple[float, float]:

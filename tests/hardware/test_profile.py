@@ -123,7 +123,7 @@ def test_wrong_numbers_are_named_by_file_line_and_column(tmp_path: Path, column:
         ({"family": " "}, "expected a text"),
         ({"operator": ""}, "expected a text"),
         ({"p50_us": ""}, "a number >= 0"),
-        ({"provenance": "guessed"}, "one of measured, imported, analytical"),
+        ({"provenance": "guessed"}, "one of measured, fitted, imported, analytical"),
     ],
 )
 def test_other_wrong_fields(tmp_path: Path, edit: dict[str, str], expected: str) -> None:
