@@ -7,7 +7,7 @@ report of several kernels is one time of them all, several reports of one kernel
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from autoprune.core.errors import InputError
 from autoprune.hardware.importers import Imported, ImportSettings, NamedKernels, Timing
 
 _SEPARATORS = re.compile(r"[\s+,;:()\[\]]+")
-_ENDINGS = re.compile(r"(_kernel_time|_nchwc|_token_\d+|\.\d+)$")
+_ENDINGS = re.compile(r"(_kernel_time|_nchwc|_token_\d+|_(Quantize|Dequantize)Linear(_Output)?|\.\d+)$")
 
 
 @dataclass(frozen=True)
@@ -79,22 +79,30 @@ def timings_of(reports: Sequence[Report], model: NamedKernels, place: str) -> Im
 
 def places_in(name: str, places: Mapping[str, int]) -> set[int]:
     """Indices of the kernels whose operations a reported name mentions."""
-    found = set()
+    return {places[operation] for operation in mentioned(name, places)}
+
+
+def mentioned(name: str, operations: Container[str]) -> list[str]:
+    """The operations that a reported name mentions, in its order."""
+    found = []
     for word in _SEPARATORS.split(name):
-        for candidate in _candidates(word):
-            if candidate in places:
-                found.add(places[candidate])
-                break
+        known = next((candidate for candidate in _candidates(word) if candidate in operations), None)
+        if known is not None:
+            found.append(known)
     return found
 
 
 def _candidates(word: str) -> Iterable[str]:
-    """`conv2d_1/Conv_nchwc_kernel_time` -> itself, without its endings, and its first part."""
+    """`linear.product/MatMul_token_1` -> itself, without its endings, its first part, and what that is a part of."""
     yield word
     while (shorter := _ENDINGS.sub("", word)) != word:
         word = shorter
         yield word
-    yield word.partition("/")[0]
+    word = word.partition("/")[0]
+    yield word
+    while (shorter := word.rpartition(".")[0]) != "":
+        word = shorter
+        yield word
 
 
 def _timing(places: set[int], reports: Sequence[Report], model: NamedKernels, place: str) -> Timing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,24 +25,38 @@ class OnnxRuntimeTrace:
         """The times of every node."""
         model = needed_model(path, WHAT, settings)
         data = read_json_file(path, WHAT)
-        if not isinstance(data, list):
-            raise InputError(f"{WHAT} {path}: expected a list of events, got {type(data).__name__}.")
-        times: dict[str, list[float]] = {}
-        for index, event in enumerate(data):
-            if not isinstance(event, dict):
-                raise InputError(f"{WHAT} {path}, event {index}: expected an object, got {str(event)[:80]!r}.")
-            name = event.get("name")
-            if event.get("cat") != "Node" or not isinstance(name, str) or not name.endswith(ENDING):
-                continue
-            duration = not_negative(event.get("dur"), f"{WHAT} {path}, event {index} ({name[:60]}), dur")
-            times.setdefault(name.removesuffix(ENDING), []).append(max(duration, LEAST_US))
-        if not times:
-            raise InputError(
-                f"{WHAT} {path}: expected events of category 'Node' whose names end in '{ENDING}', got none. "
-                "Run the model with profiling enabled, and end it with end_profiling()."
-            )
+        times = node_times(data, f"{WHAT} {path}")
         reports = [_report(name, np.array(found[1:] or found)) for name, found in times.items()]
         return timings_of(reports, model, f"{WHAT} {path}")
+
+
+def node_times(trace: Any, place: str) -> dict[str, list[float]]:
+    """Node -> its time in each run, in microseconds.
+
+    Args:
+        trace: the JSON value of a profile.
+        place: where it stands, for messages.
+
+    Raises:
+        InputError: not a trace, a time that is no number, or no node in it.
+    """
+    if not isinstance(trace, list):
+        raise InputError(f"{place}: expected a list of events, got {type(trace).__name__}.")
+    times: dict[str, list[float]] = {}
+    for index, event in enumerate(trace):
+        if not isinstance(event, dict):
+            raise InputError(f"{place}, event {index}: expected an object, got {str(event)[:80]!r}.")
+        name = event.get("name")
+        if event.get("cat") != "Node" or not isinstance(name, str) or not name.endswith(ENDING):
+            continue
+        duration = not_negative(event.get("dur"), f"{place}, event {index} ({name[:60]}), dur")
+        times.setdefault(name.removesuffix(ENDING), []).append(max(duration, LEAST_US))
+    if not times:
+        raise InputError(
+            f"{place}: expected events of category 'Node' whose names end in '{ENDING}', got none. "
+            "Run the model with profiling enabled, and end it with end_profiling()."
+        )
+    return times
 
 
 def _report(name: str, times_us: np.ndarray) -> Report:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import onnx
 import torch
+from onnx import GraphProto, ValueInfoProto
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -17,10 +19,11 @@ from autoprune.graph.module import TracedModule
 from autoprune.graph.onnx import onnx_model, placeholder
 from autoprune.graph.onnx.context import ONNX_TYPES
 from autoprune.graph.program import Program
+from autoprune.hardware.runtimes.parts import Parts
 
 Shape = tuple[int | None, ...]  # None is the batch
 POSITIONAL = '{"kwargs": []}'  # a program whose inputs are passed one after the other
-_DTYPES = {number: getattr(torch, name) for name, number in ONNX_TYPES.items()}
+_DTYPES = {int(number): getattr(torch, name) for name, number in ONNX_TYPES.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +107,26 @@ class Model:
             return torch.from_numpy(placeholder(self._program.values[name], self._widths))
         return self._tensors[name].detach()
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the order of `inputs`.
+
+        Raises:
+            InputError: bytes that are no ONNX model.
+        """
+        if self._program is None:
+            return tuple(item.name for item in _without_weights(self._graph()))
+        return self._program.inputs
+
+    @cached_property
+    def parts(self) -> Parts:
+        """Its kernels; of an ONNX file, its nodes.
+
+        Raises:
+            InputError: bytes that are no ONNX model.
+        """
+        return Parts.of_onnx(self._graph()) if self._program is None else Parts.of_program(self._program)
+
     def inputs(self, batch: int) -> tuple[torch.Tensor, ...]:
         """Inputs of that batch, the same numbers every time: normal ones, zeros for integers, True for masks.
 
@@ -126,21 +149,20 @@ class Model:
         ]
 
     def _onnx_inputs(self) -> list[tuple[Shape, torch.dtype]]:
-        try:
-            graph = onnx.load_model_from_string(self._bytes).graph
-        except Exception as error:  # protobuf raises classes of its own compiled module
-            raise InputError(f"model: expected the bytes of an ONNX file, got {self._bytes[:20]!r}.") from error
-        weights = {tensor.name for tensor in graph.initializer}
         found: list[tuple[Shape, torch.dtype]] = []
-        for item in graph.input:
+        for item in _without_weights(self._graph()):
             kind = item.type.tensor_type
-            if item.name in weights:
-                continue
             if kind.elem_type not in _DTYPES or not kind.HasField("shape"):
                 raise InputError(f"model: expected the input '{item.name}' to be a tensor of known type and rank.")
             shape = tuple(part.dim_value if part.HasField("dim_value") else None for part in kind.shape.dim)
             found.append((shape, _DTYPES[kind.elem_type]))
         return found
+
+    def _graph(self) -> GraphProto:
+        try:
+            return onnx.load_model_from_string(self._bytes).graph
+        except Exception as error:  # protobuf raises classes of its own compiled module
+            raise InputError(f"model: expected the bytes of an ONNX file, got {self._bytes[:20]!r}.") from error
 
 
 def onnx_of(model: Model) -> bytes | Failure:
@@ -157,6 +179,12 @@ def module_of(model: Model) -> nn.Module | Failure:
         return model.module()
     except AutopruneError as error:
         return Failure("unsupported", str(error))
+
+
+def _without_weights(graph: GraphProto) -> list[ValueInfoProto]:
+    """The inputs of a graph that has none of its own numbers for them."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [item for item in graph.input if item.name not in weights]
 
 
 def _sample(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 
-from autoprune.core.errors import AutopruneError, Failure
+from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.hardware.importers.onnxruntime import node_times
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
 from autoprune.hardware.runtimes.model import Model, onnx_of
+from autoprune.hardware.runtimes.nodes import Node, operations_of, totals, without_overhead
+from autoprune.hardware.runtimes.onnx_precision import in_float16, in_int8
 
-PROVIDER = "CPUExecutionProvider"
-SILENT = 4  # refusals come back as failures; nothing else is worth a line
 NAME = "onnxruntime"
-PRECISIONS = ("float32",)
+PROVIDER = "CPUExecutionProvider"
+PRECISIONS = ("float32", "float16", "int8")
+SILENT = 4  # refusals come back as failures; nothing else is worth a line
+CAST_PREFIX = "InsertedPrecisionFreeCast_"  # what it names nodes that run in float32 in place of float16
+WARM_RUNS = 10  # before the runs that are profiled
+TURN = 10  # runs with the profile, and as many without
 
 
 def _package() -> Any:
@@ -29,7 +39,11 @@ def _package() -> Any:
 
 
 class OnnxRuntime:
-    """Sequential execution, all graph optimisations, one thread pool; inputs and outputs bound once."""
+    """Sequential execution, all graph optimisations, one thread pool; inputs and outputs bound once.
+
+    "float16" and "int8" convert the model: int8 is static quantisation of weights and activations, calibrated on the
+    inputs that are timed (`autoprune.hardware.runtimes.onnx_precision`).
+    """
 
     def describe(self, settings: RunSettings) -> RuntimeInfo:
         """Name, version and flags."""
@@ -47,13 +61,44 @@ class OnnxRuntime:
 
     def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
         """A session for the model, its inputs in place."""
+        return self._session(model, settings, _package().SessionOptions())
+
+    def node_us(self, model: Model, settings: RunSettings, runs: int) -> Mapping[str, Floats] | Failure:
+        """ONNX Runtime's own profile, which counts whole microseconds.
+
+        What it takes to write an event down is part of each reported time, and taken off: runs with and without the
+        profile take turns, and the nodes are to add up to a run without.
+        """
+        with tempfile.TemporaryDirectory(prefix="autoprune-") as folder:
+            options = _package().SessionOptions()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            options.optimized_model_filepath = str(Path(folder) / "optimized.onnx")
+            session = self._session(model, settings, options)
+            if isinstance(session, Failure):
+                return session
+            plain = self.compile(model, settings)
+            if isinstance(plain, Failure):
+                return plain
+            whole_us = float(np.median(_in_turn(session, plain, WARM_RUNS, runs)))
+            trace = json.loads(Path(session.end_profiling()).read_bytes())
+            graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
+        try:
+            found = node_times(trace, f"{NAME}'s profile")
+        except InputError:  # a model without operations
+            return Failure("unsupported", f"{NAME}: no node of the model is run")
+        # Nodes of one name ran in turn: as many times of it a run.
+        counted = {name: np.array(own).reshape(-1, len(own) // session.runs) for name, own in found.items()}
+        times = {name: own.sum(axis=1)[-runs:] for name, own in counted.items()}
+        return totals(without_overhead(times, whole_us), operations_of(_nodes(graph, found), model.parts))
+
+    def _session(self, model: Model, settings: RunSettings, options: Any) -> _Session | Failure:
         if (failure := refused(NAME, settings, PRECISIONS)) is not None:
             return failure
         data = onnx_of(model)
         if isinstance(data, Failure):
             return data
         ort = _package()
-        options = ort.SessionOptions()
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.intra_op_num_threads = settings.threads
@@ -61,26 +106,29 @@ class OnnxRuntime:
         options.log_severity_level = SILENT
         options.add_free_dimension_override_by_name("batch", settings.batch)
         try:
-            session = ort.InferenceSession(data, options, providers=[PROVIDER])
-            return _Session(session, [tensor.numpy() for tensor in model.inputs(settings.batch)])
+            inputs = [tensor.numpy() for tensor in model.inputs(settings.batch)]
+            converted = _at_precision(data, settings, model, inputs)
+            session = ort.InferenceSession(converted, options, providers=[PROVIDER])
+            return _Session(session, inputs)
         except MemoryError as error:
-            return Failure("memory", f"onnxruntime: out of memory ({error})", "profile smaller widths")
+            return Failure("memory", f"{NAME}: out of memory ({error})", "profile smaller widths")
         except Exception as error:  # the package raises classes of its own compiled module
-            return Failure("compile", f"onnxruntime refused the model: {str(error)[:300]}", "see its release notes")
-
-    def node_us(self, model: Model, settings: RunSettings, runs: int) -> Mapping[str, Floats] | Failure:
-        """Not written yet."""
-        return Failure("unsupported", f"{NAME}: no per-node profile")
+            return Failure("compile", f"{NAME} refused the model: {str(error)[:300]}", "see its release notes")
 
 
 class _Session:
-    """One session with bound inputs and outputs."""
+    """One session with bound inputs and outputs.
+
+    Attributes:
+        runs: how often it has run.
+    """
 
     def __init__(self, session: Any, inputs: list[npt.NDArray[Any]]) -> None:
         self._session = session
         self._binding = session.io_binding()
         self._inputs = {item.name: array for item, array in zip(session.get_inputs(), inputs, strict=True)}
         outputs = session.run(None, self._inputs)
+        self.runs = 1
         self._outputs = dict(zip([item.name for item in session.get_outputs()], outputs, strict=True))
         for name, array in self._inputs.items():
             self._binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
@@ -89,7 +137,7 @@ class _Session:
 
     def outputs(self) -> tuple[npt.NDArray[Any], ...]:
         """The outputs of the inputs in place."""
-        self._session.run_with_iobinding(self._binding)
+        self.run_us(1)
         return tuple(self._outputs.values())
 
     def run_us(self, count: int) -> Floats:
@@ -100,4 +148,51 @@ class _Session:
         for index in range(1, count + 1):
             run(binding)
             marks[index] = clock()
+        self.runs += count
         return np.diff(np.array(marks, dtype=np.int64)).astype(np.float64) / 1e3
+
+    def end_profiling(self) -> str:
+        """The file that the profile was written to."""
+        return str(self._session.end_profiling())
+
+
+def _at_precision(data: bytes, settings: RunSettings, model: Model, inputs: list[npt.NDArray[Any]]) -> bytes:
+    if settings.precision == "float16":
+        return in_float16(data)
+    if settings.precision == "int8":
+        return in_int8(data, dict(zip(model.input_names, inputs, strict=True)), settings.batch)
+    return data
+
+
+def _in_turn(profiled: Runner, plain: Runner, warm: int, runs: int) -> Floats:
+    """Run both in short turns, so that drift meets both; the times of the plain one.  # (runs,)"""
+    profiled.run_us(warm)
+    plain.run_us(warm)
+    times = []
+    for first in range(0, runs, TURN):
+        count = min(TURN, runs - first)
+        profiled.run_us(count)
+        times.append(plain.run_us(count))
+    return np.concatenate(times)
+
+
+def _nodes(graph: onnx.GraphProto, reported: Iterable[str]) -> list[Node]:
+    """The nodes of an optimised graph, by the names that a profile of it has.
+
+    A fused node may have a name of its own; what it puts out then tells whose it is. A change of layout puts out what
+    a convolution made, but is there for what consumes it. Nodes without a name are reported as `Mul_120`, in order.
+    """
+    named = {node.name for node in graph.node}
+    nameless: dict[str, list[str]] = {}
+    for name in reported:
+        if name not in named:
+            nameless.setdefault(name.rpartition("_")[0], []).append(name)
+    found = []
+    for node in graph.node:
+        waiting = nameless.get(node.op_type)
+        name = node.name or (waiting.pop(0) if waiting else "")
+        moves = node.op_type.startswith("Reorder") or node.op_type == "Cast"
+        labels = (node.name,) if moves else (node.name, *node.output)
+        plain = tuple(label.removeprefix(CAST_PREFIX) for label in labels)
+        found.append(Node(name, plain, tuple(node.input), tuple(node.output), moves))
+    return found
