@@ -1,0 +1,122 @@
+"""ExecuTorch with XNNPACK, the runtime of phones, on this machine's CPU."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from autoprune.core.errors import Failure
+from autoprune.hardware.profile import RuntimeInfo
+from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
+from autoprune.hardware.runtimes.executorch_program import lower, package_version, quiet
+from autoprune.hardware.runtimes.model import Model, module_of
+
+NAME = "executorch"
+PRECISIONS = ("float32", "float16")
+
+
+class ExecuTorch:
+    """Lowered in this process, delegated to XNNPACK, run by the package's own runtime with inputs in place."""
+
+    def describe(self, settings: RunSettings) -> RuntimeInfo:
+        """Name, version and flags."""
+        flags = {
+            "delegate": "xnnpack",
+            "threads": str(settings.threads),
+            "batch": str(settings.batch),
+            "inputs": "in place",
+            **settings.flags(),
+        }
+        return RuntimeInfo(name=NAME, version=package_version(), flags=flags)
+
+    def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
+        """A loaded method for the model, its inputs in place; weights are packed here, not in the first run."""
+        if (failure := refused(NAME, settings, PRECISIONS)) is not None:
+            return failure
+        package_version()
+        module = module_of(model)
+        if isinstance(module, Failure):
+            return Failure(module.kind, f"{NAME}: {module.message}", module.hint)
+        dtype = getattr(torch, settings.precision)
+        inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in model.inputs(settings.batch))
+        try:
+            return _Method(lower(module.to(dtype), inputs).data, inputs, settings.threads)
+        except MemoryError as error:
+            return Failure("memory", f"{NAME}: out of memory ({error})", "profile smaller widths")
+        except Exception as error:  # exporter and runtime raise classes of many packages
+            text = " ".join(str(error).split())[:300] or type(error).__name__
+            return Failure("compile", f"{NAME} refused the model: {text}", "see its list of operators")
+
+    def node_us(self, model: Model, settings: RunSettings, runs: int) -> Mapping[str, Floats] | Failure:
+        """Not written yet."""
+        return Failure("unsupported", f"{NAME}: no per-node profile")
+
+
+@functools.cache
+def _bindings() -> Any:
+    from executorch.extension.pybindings import portable_lib
+
+    return portable_lib
+
+
+class _ThreadPool:
+    """The process's one pool of XNNPACK threads.
+
+    A loaded method keeps the pool it was loaded with, and resetting destroys that: to run such a method would end the
+    process. `generation` tells methods that they have to be loaded anew.
+    """
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self.threads = 0
+
+    def resize(self, threads: int) -> None:
+        """Make it of so many threads, the calling one among them; a new generation where it was not."""
+        if self.threads != threads:
+            _bindings()._unsafe_reset_threadpool(threads)
+            self.threads = threads
+            self.generation += 1
+
+
+_POOL = _ThreadPool()
+
+
+class _Method:
+    """A program's one method, loaded when it runs with another pool than before."""
+
+    def __init__(self, data: bytes, inputs: tuple[torch.Tensor, ...], threads: int) -> None:
+        self._data, self._inputs, self._threads = data, inputs, threads
+        self._generation = 0
+        self._ready().execute()  # what cannot run is refused here
+
+    def _ready(self) -> Any:
+        if self._generation != _POOL.generation or self._threads != _POOL.threads:
+            with quiet():
+                _POOL.resize(self._threads)
+                self._generation = _POOL.generation
+                self._program = _bindings()._load_program_from_buffer(self._data)  # the method does not keep it
+                self._method = self._program.load_method("forward")
+                self._method.set_inputs(self._inputs)  # by address: they stay where they are
+        return self._method
+
+    def outputs(self) -> tuple[npt.NDArray[Any], ...]:
+        """The outputs of the inputs in place."""
+        method = self._ready()
+        method.execute()
+        return tuple(output.numpy() for output in method.get_outputs())
+
+    def run_us(self, count: int) -> Floats:
+        """Run `count` times; the time of each.  # (count,)"""
+        execute, clock = self._ready().execute, time.perf_counter_ns
+        marks = [0] * (count + 1)
+        marks[0] = clock()
+        for index in range(1, count + 1):
+            execute()
+            marks[index] = clock()
+        return np.diff(np.array(marks, dtype=np.int64)).astype(np.float64) / 1e3
