@@ -1,9 +1,9 @@
 """What whole models say of their kernels: how much longer or shorter each family takes inside them.
 
 The time of a model is a sum over its kernels, so the times of many pruned models say something of every family even
-where no profiler looks inside. The logarithm of inside / predicted is taken as a Gaussian process: a part shared by an
-operator class, a part of the family's own, and a part that varies smoothly with the widths. A model's time is linear in
-it to first order, so the posterior is closed (Rasmussen and Williams 2006, eq. 2.25, for sums of the process).
+where no profiler looks inside. `inside / predicted - 1` is taken as a Gaussian process: a part shared by an operator
+class, a part of the family's own, and a part that varies smoothly with the widths. A model's time is linear in it, so
+the posterior is closed (Rasmussen and Williams 2006, eq. 2.25, for sums of the process).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from autoprune.hardware.interpolation import Integers
 CLASS, FAMILY, SMOOTH = 0.2, 0.2, 0.15  # standard deviations of the three parts
 SCALE = 2.0  # of the smooth part, in the logarithm of a width
 NOISE = 0.02  # of a model's time
-LARGEST = 0.7  # nothing is corrected by more than a factor of two
+LEAST, MOST = 0.5, 2.0  # no factor is beyond these
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,14 +85,13 @@ class Correction:
             family, operator: which; of families that no model holds only the class speaks.
             sizes: (m, d)
         """
-        logs = np.full(len(sizes), self._shared.get(operator, 0.0))
+        factors: Floats = np.full(len(sizes), 1.0 + self._shared.get(operator, 0.0))
         own = self._families.get(family)
         if own is not None:
-            logs += FAMILY**2 * float(self._sums[family] @ self._alpha)
+            factors += FAMILY**2 * float(self._sums[family] @ self._alpha)
             weighted = own.times_us * self._alpha[own.models]
-            logs += SMOOTH**2 * matern(_logs(sizes) / SCALE, own.logs / SCALE) @ weighted
-        factors: Floats = np.exp(np.clip(logs, -LARGEST, LARGEST))
-        return factors
+            factors += SMOOTH**2 * matern(_logs(sizes) / SCALE, own.logs / SCALE) @ weighted
+        return np.clip(factors, LEAST, MOST)
 
 
 def _entries(targets: Sequence[Sequence[Part]]) -> dict[str, _Entries]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.hardware.composition import compose, fit_composition, fit_compositions, validation
+from autoprune.hardware.composition import compose, fit_composition, residuals_of
 from autoprune.hardware.estimate import ALL, UNKNOWN, Roofline
 from autoprune.hardware.fit import non_negative_least_squares, rank_correlation, relative_fit
 from autoprune.hardware.profile import PERCENTILES, Composition
@@ -47,13 +47,11 @@ def test_composition_recovers_known_coefficients_per_percentile() -> None:
         for i, p in enumerate(PERCENTILES)
     }
     measured = {p: compose(known[p], sums, kernels) for p in PERCENTILES}
-    fitted, residuals = fit_compositions(sums, kernels, measured)
     for percentile, expected in known.items():
-        found = fitted[percentile]
+        found = fit_composition(sums, kernels, measured[percentile])
         assert found.sum_factor == pytest.approx(expected.sum_factor, rel=1e-4)
         assert found.constant_us == pytest.approx(expected.constant_us, rel=1e-2)
         assert found.kernel_us == pytest.approx(expected.kernel_us, rel=1e-2)
-        assert residuals[percentile].mean_absolute < 1e-4
 
 
 def test_equally_many_kernels_give_a_constant() -> None:
@@ -78,15 +76,14 @@ def test_few_models_fit_only_what_they_can(count: int, constant: float) -> None:
     assert fitted.constant_us == constant
 
 
-def test_leave_one_out_residuals_are_the_errors_on_unseen_models() -> None:
-    sums, kernels = np.array([100.0, 200, 300, 400, 500]), np.full(5, 8.0)
-    times = sums * np.array([1.0, 1.0, 1.1, 1.0, 1.0])
-    _, residuals = fit_compositions(sums, kernels, dict.fromkeys(PERCENTILES, times))
-    assert residuals["p50"].high > 0.05
-    kept = validation(residuals, sums, times, 0.05)
-    assert residuals["p50"].mean_absolute == pytest.approx(0.02, abs=0.01)
-    assert kept.models == 5
-    assert kept.rank_correlation == pytest.approx(1.0)
+def test_residuals_keep_the_mean_size_and_the_middle_nine_tenths() -> None:
+    errors = np.arange(-50, 51) / 1000.0
+    kept = residuals_of(random.permutation(errors))
+    assert kept.mean_absolute == pytest.approx(np.abs(errors).mean())
+    outside = ((errors < kept.low).sum(), (errors > kept.high).sum())
+    assert outside == (4, 4)  # of 101, and the next one would be the 102nd
+    few = residuals_of(np.array([-0.1, 0.0, 0.3]))
+    assert (few.low, few.high) == (-0.1, 0.3)
 
 
 def test_rank_correlation() -> None:
