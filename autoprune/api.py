@@ -12,7 +12,7 @@ from autoprune.core.settings import validated
 from autoprune.graph import DependencyGraph, SparsityPolicy, trace
 from autoprune.hardware import predict_cost
 from autoprune.hardware.profile import HardwareProfile, load_profile
-from autoprune.hardware.profiling import profile_graph
+from autoprune.hardware.profiling import WHOLE_MODELS, ProfileSettings, profile_graph
 from autoprune.pipeline.inspection import Inspection, inspect_graph
 from autoprune.pruning import prune
 from autoprune.search.executors import ExecutorSettings
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
-WHOLE_MODELS = 24
-"""Whole pruned models that `profile_device` times to fit the composition."""
-
 
 def profile_device(
     *,
@@ -37,11 +34,16 @@ def profile_device(
     space: str | Path | Mapping[str, Any] = AUTO,
     threads: int = 1,
     batch: int = 1,
+    precision: str = "float32",
+    layout: str = "contiguous",
+    processor: str = "cpu",
+    device: str = "local",
     budget_s: float | None = None,
     whole_models: int = WHOLE_MODELS,
     name: str | None = None,
     progress: Progress | None = None,
     seed: int = 0,
+    journal: str | Path | None = None,
 ) -> HardwareProfile:
     """Measure this machine for a model: its kernels at the widths of a search space, and a few whole models.
 
@@ -52,29 +54,39 @@ def profile_device(
         space: the search space whose widths are measured; `auto` as for `inspect`.
         threads: of the runtime.
         batch: samples a run.
+        precision: `float32`, `bfloat16`, `float16` or `int8`, where the runtime has it.
+        layout: `contiguous` or `channels_last`, where the runtime has it.
+        processor: what of the device runs the models: `cpu`, `cuda`, or what the runtime names.
+        device: where they run.
         budget_s: seconds to spend on it; without, everything is timed.
         whole_models: pruned models timed end to end, which the composition is fitted on.
         name: of the profile.
         progress: called with (stage, done, total).
         seed: of the order and of the whole models.
+        journal: a file that keeps what is done: the same call goes on with it when it was cut off. Remove it once the
+            profile is saved.
 
     Raises:
-        InputError: a model that cannot be traced, or in which nothing can be pruned; an unknown runtime or space.
+        InputError: a model that cannot be traced, or in which nothing can be pruned; an unknown runtime, device or
+            space; settings that the runtime has not; a journal of another measurement.
     """
     graph = trace(model, example_inputs)
     widths = SearchSpace.load(space, graph).widths
-    return profile_graph(
-        graph,
+    settings = ProfileSettings(
         runtime=runtime,
-        widths=widths,
         threads=threads,
         batch=batch,
+        precision=precision,
+        layout=layout,
+        processor=processor,
+        device=device,
         budget_s=budget_s,
         whole_models=whole_models,
         name=name,
-        progress=progress,
         seed=seed,
     )
+    kept = None if journal is None else Path(journal)
+    return profile_graph(graph, settings, widths=widths, progress=progress, journal=kept)
 
 
 def inspect(

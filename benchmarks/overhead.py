@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from autoprune.core.files import write_json
 from autoprune.graph import DependencyGraph, trace
 from autoprune.hardware import LatencyTable, load_profile, profile_graph
+from autoprune.hardware.profiling import ProfileSettings
 from autoprune.pruning import Pruner
 from autoprune.search.executors import open_executor
 from autoprune.search.objectives import Bound, Costs, Objective, parse_bounds, parse_objectives
@@ -146,7 +147,7 @@ def main() -> int:
     if options.profile:
         profile = load_profile(options.profile)
     else:
-        profile = profile_graph(graph, budget_s=options.budget, whole_models=6)
+        profile = profile_graph(graph, ProfileSettings(budget_s=options.budget, whole_models=6))
     space = SearchSpace.load("cnn", graph, quantum=profile.alignment_quantum)
     table = LatencyTable(profile, graph)
     costs = Costs(graph, space, {profile.name: table})

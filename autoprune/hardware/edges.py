@@ -8,6 +8,7 @@ comes in and of what goes out. Two in a row save one change of each: `2 T(one) -
 from __future__ import annotations
 
 import itertools
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,23 +34,48 @@ class Edges:
     constant_us: float = 0.0
     us_per_byte: float = 0.0
 
+    def paid_us(self, activation_bytes: tuple[int, ...]) -> float:
+        """What all activations of a kernel pay."""
+        return sum(self.constant_us + self.us_per_byte * bytes_ for bytes_ in activation_bytes)
+
     def inside_us(self, operator: str, time_us: float, activation_bytes: tuple[int, ...]) -> float:
         """The time of a kernel inside a model, from its time alone."""
         if operator not in BLOCKED:
             return time_us
-        paid = sum(self.constant_us + self.us_per_byte * bytes_ for bytes_ in activation_bytes)
-        return max(time_us - paid, LEAST * time_us)
+        return max(time_us - self.paid_us(activation_bytes), LEAST * time_us)
+
+    def alone_us(self, operator: str, time_us: float, activation_bytes: tuple[int, ...]) -> float:
+        """The time of a kernel alone, from its time inside a model: the inverse of `inside_us`."""
+        if operator not in BLOCKED:
+            return time_us
+        return min(time_us + self.paid_us(activation_bytes), time_us / LEAST)
 
 
 def probe_edges(
-    runtime: Runtime, settings: RunSettings, empty_us: float, protocol: Protocol, sentinel: Sentinel | None
+    runtime: Runtime,
+    settings: RunSettings,
+    empty_us: float,
+    protocol: Protocol,
+    sentinel: Sentinel | None,
+    deadline: float | None = None,
 ) -> Edges:
-    """Measure the edges; nothing is taken off where the runtime refuses a probe."""
+    """Measure the edges; nothing is taken off where the runtime refuses a probe.
+
+    Args:
+        runtime: what runs the probes.
+        settings: how.
+        empty_us: what running anything at all takes.
+        protocol: how often.
+        sentinel: what they are timed beside.
+        deadline: reading of `time.perf_counter`; where compiling takes longer, edges are not looked for.
+    """
     sizes = list(itertools.product(WIDTHS, SIDES))
     runners: list[Runner] = []
     for width, side in sizes:
         for family in (ONE, TWO):
             kernel = Kernel(family.format(n=settings.batch, s=side), (width,))
+            if deadline is not None and time.perf_counter() > deadline:
+                return Edges()
             runner = runtime.compile(Model.of_kernel(kernel), settings)
             if isinstance(runner, Failure):
                 return Edges()

@@ -9,17 +9,21 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.errors import Failure
 from autoprune.graph.module import TracedModule
+from autoprune.hardware.pinning import pinned
+from autoprune.hardware.profile import ProfileHeader
 from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
 from autoprune.hardware.runtimes.model import Model
 
 Progress = Callable[[str, int, int], None]
+Timed = TypeVar("Timed")
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Protocol:
     Attributes:
         sessions: shuffled passes over all candidates.
         minimum_runs, maximum_runs: timed runs; between the two, as many as fit `target_us`.
+        slow_us, slow_runs: what takes longer than the one is run as often as the other says at least, and warmed up
+            by three runs.
         target_us: time to spend on the timed runs.
         warmup_runs, warmup_us: both are reached before timing starts.
         seed: of the order.
@@ -41,8 +47,17 @@ class Protocol:
     warmup_runs: int = 10
     warmup_us: float = 5_000.0
     seed: int = 0
+    slow_us: float = 20_000.0
+    slow_runs: int = 20
+
+    def runs(self, one_us: float) -> int:
+        """Timed runs of what takes so long."""
+        least = self.slow_runs if one_us > self.slow_us else self.minimum_runs
+        return max(least, min(self.maximum_runs, int(self.target_us / one_us)))
 
 
+SLOW_WARMUP = 3  # runs that warm up what takes longer than `slow_us`
+LAYOUTS = {"contiguous": "NCHW", "channels_last": "NHWC"}  # a runtime's word -> a profile's
 MODEL_PROTOCOL = Protocol(sessions=5, target_us=40_000.0, maximum_runs=1000)
 
 
@@ -54,6 +69,8 @@ class Measurement:
         p50_us, p90_us, p95_us, p99_us, mean_us, std_us: of one run.
         n: timed runs in all sessions.
         sessions_us: median time of each session, in the order they were taken.
+        pace: what a sentinel took beside it, over what it took at first (later: over what it takes typically): above 1
+            the machine was slower than usual. 1 where there was no sentinel.
     """
 
     p50_us: float
@@ -64,17 +81,18 @@ class Measurement:
     std_us: float
     n: int
     sessions_us: tuple[float, ...] = ()
+    pace: float = 1.0
 
     def scaled(self, factor: float) -> Measurement:
         """All times multiplied."""
-        return Measurement(
+        return replace(
+            self,
             p50_us=factor * self.p50_us,
             p90_us=factor * self.p90_us,
             p95_us=factor * self.p95_us,
             p99_us=factor * self.p99_us,
             mean_us=factor * self.mean_us,
             std_us=factor * self.std_us,
-            n=self.n,
             sessions_us=tuple(factor * time for time in self.sessions_us),
         )
 
@@ -85,13 +103,13 @@ class Measurement:
 
 def time_runner(runner: Runner, protocol: Protocol) -> npt.NDArray[np.float64]:
     """One session of one candidate: warm-up, then timed runs.  # (n,)"""
-    warm = runner.run_us(protocol.warmup_runs)
+    warm = runner.run_us(min(SLOW_WARMUP, protocol.warmup_runs))
+    if float(np.median(warm)) <= protocol.slow_us and len(warm) < protocol.warmup_runs:
+        warm = np.concatenate([warm, runner.run_us(protocol.warmup_runs - len(warm))])
     spent = float(warm.sum())
     while spent < protocol.warmup_us:
         spent += float(runner.run_us(protocol.warmup_runs).sum())
-    one = max(float(np.median(warm)), 0.1)
-    wanted = int(protocol.target_us / one)
-    return runner.run_us(max(protocol.minimum_runs, min(protocol.maximum_runs, wanted)))
+    return runner.run_us(protocol.runs(max(float(np.median(warm)), 0.1)))
 
 
 class Sentinel:
@@ -100,23 +118,30 @@ class Sentinel:
     Shared and power-managed machines switch between speeds a quarter apart within seconds. Times taken beside a
     sentinel are scaled to `reference_us`, what the sentinel took at first; `correction` then leads to its typical time.
 
+    Args:
+        runner: of the kernel.
+        reference_us, readings_us: of an earlier part of the same measurement, which is gone on with.
+
     Attributes:
-        reference_us: the sentinel's time when it was made.
+        reference_us: the sentinel's time when the measurement began.
         readings_us: every time it was read since.
     """
 
-    RUNS = 8
+    RUNS, FEWEST_RUNS = 8, 3
+    READING_US = 2_000.0  # what one reading may take
     UNSTEADY = 0.12  # a burst between two readings that differ by more is repeated
     REPEATS = 2
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, reference_us: float | None = None, readings_us: Sequence[float] = ()) -> None:
         self._runner = runner
-        runner.run_us(50)
-        self.reference_us = float(np.median([self._read_us() for _ in range(9)]))
-        self.readings_us: list[float] = [self.reference_us]
+        self._runs = self.RUNS
+        one_us = max(float(np.median(runner.run_us(50))), 0.01)
+        self._runs = max(self.FEWEST_RUNS, min(self.RUNS, int(self.READING_US / one_us)))
+        self.reference_us = reference_us or float(np.median([self._read_us() for _ in range(9)]))
+        self.readings_us: list[float] = [*readings_us, self._read_us()]
 
     def _read_us(self) -> float:
-        return max(float(np.median(self._runner.run_us(self.RUNS))), 0.01)
+        return max(float(np.median(self._runner.run_us(self._runs))), 0.01)
 
     @property
     def correction(self) -> float:
@@ -129,16 +154,21 @@ class Sentinel:
         readings = np.array(self.readings_us) / np.median(self.readings_us)
         return float(np.quantile(np.abs(readings - 1.0), 0.95))
 
+    def beside(self, run: Callable[[], Timed]) -> tuple[Timed, float, bool]:
+        """What `run` returns, the pace while it ran, and whether that was the same before and after."""
+        before = self.readings_us[-1]
+        result = run()
+        after = self._read_us()
+        self.readings_us.append(after)
+        return result, (before + after) / 2.0 / self.reference_us, abs(after / before - 1.0) <= self.UNSTEADY
+
     def time(self, runner: Runner, protocol: Protocol) -> npt.NDArray[np.float64]:
         """A session of one candidate, scaled to the reference.  # (n,)"""
         for _ in range(1 + self.REPEATS):
-            before = self.readings_us[-1]
-            times = time_runner(runner, protocol)
-            after = self._read_us()
-            self.readings_us.append(after)
-            if abs(after / before - 1.0) <= self.UNSTEADY:
+            times, pace, steady = self.beside(lambda: time_runner(runner, protocol))
+            if steady:
                 break
-        return times * (2.0 * self.reference_us / (before + after))
+        return times / pace
 
 
 def time_runners(
@@ -147,6 +177,8 @@ def time_runners(
     progress: Callable[[], None] | None = None,
     sentinel: Sentinel | None = None,
     deadline: float | None = None,
+    *,
+    scaled: bool = True,
 ) -> list[Measurement]:
     """Time candidates against each other, in shuffled sessions.
 
@@ -154,12 +186,14 @@ def time_runners(
         runners: the candidates.
         protocol: how often.
         progress: called after each session of each candidate.
-        sentinel: where given, times are scaled to its reference.
+        sentinel: timed around every session.
         deadline: reading of `time.perf_counter` before which no session but the first may end late.
+        scaled: scale times to the sentinel's reference, and repeat what was timed while it changed; else they stay as
+            the clock says and the pace is kept beside them.
     """
     random = np.random.default_rng(protocol.seed)
     times: list[list[npt.NDArray[np.float64]]] = [[] for _ in runners]
-    timed = time_runner if sentinel is None else sentinel.time
+    paces: list[list[float]] = [[] for _ in runners]
     enabled = gc.isenabled()
     try:
         gc.disable()
@@ -169,13 +203,28 @@ def time_runners(
             if session and deadline is not None and now + (now - start) / session > deadline:
                 break
             for index in random.permutation(len(runners)):
-                times[index].append(timed(runners[index], protocol))
+                found, pace = _session(runners[index], protocol, sentinel, scaled)
+                times[index].append(found)
+                paces[index].append(pace)
                 if progress is not None:
                     progress()
     finally:
         if enabled:
             gc.enable()
-    return [summarise(sessions) for sessions in times]
+    return [
+        replace(summarise(sessions), pace=float(np.median(pace))) for sessions, pace in zip(times, paces, strict=True)
+    ]
+
+
+def _session(
+    runner: Runner, protocol: Protocol, sentinel: Sentinel | None, scaled: bool
+) -> tuple[npt.NDArray[np.float64], float]:
+    if sentinel is None:
+        return time_runner(runner, protocol), 1.0
+    if scaled:
+        return sentinel.time(runner, protocol), 1.0
+    times, pace, _ = sentinel.beside(lambda: time_runner(runner, protocol))
+    return times, pace
 
 
 def summarise(sessions: Sequence[npt.NDArray[np.float64]]) -> Measurement:
@@ -200,22 +249,34 @@ def summarise(sessions: Sequence[npt.NDArray[np.float64]]) -> Measurement:
     )
 
 
+def run_settings(header: ProfileHeader) -> RunSettings:
+    """How the models of a profile were run."""
+    return RunSettings(
+        threads=header.threads,
+        batch=header.batch,
+        precision=header.precision,
+        layout={name: layout for layout, name in LAYOUTS.items()}.get(header.layout, header.layout),
+        device=header.runtime.flags.get("device", "cpu"),
+    )
+
+
 def measure_models(
     modules: Sequence[TracedModule | Model | bytes],
     *,
     runtime: str = "onnxruntime",
-    threads: int = 1,
-    batch: int = 1,
+    settings: RunSettings | None = None,
     protocol: Protocol | None = None,
     progress: Progress | None = None,
     deadline: float | None = None,
 ) -> list[Measurement | Failure]:
-    """Time several whole models so that they can be compared: interleaved, in shuffled sessions.
+    """Time several whole models so that they can be compared: interleaved, in shuffled sessions, on fixed processors.
+
+    All of them are in memory at once.
 
     Args:
         modules: traced modules, `Model`s, or ONNX models as bytes.
         runtime: a registered runtime.
-        threads, batch: how they are run.
+        settings: how they are run; `run_settings` gives those of a profile.
         protocol: how often; the default takes about a quarter of a second a model.
         progress: called with ("models", done, total) after each model of each session.
         deadline: reading of `time.perf_counter` before which no session but the first may end late.
@@ -226,22 +287,23 @@ def measure_models(
     Raises:
         InputError: an unknown runtime.
     """
-    settings = RunSettings(threads, batch)
+    run = settings or RunSettings()
     chosen = RUNTIMES.get(runtime)()
     rules = protocol or MODEL_PROTOCOL
     results: list[Measurement | Failure] = []
     places, runners = [], []
-    for module in modules:
-        runner = chosen.compile(_as_model(module), settings)
-        if isinstance(runner, Failure):
-            results.append(runner)
-            continue
-        places.append(len(results))
-        runners.append(runner)
-        results.append(Failure("pending", "not measured"))
-    done = _Counter("models", len(runners) * rules.sessions, progress)
-    for place, measured in zip(places, time_runners(runners, rules, done, deadline=deadline), strict=True):
-        results[place] = measured
+    with pinned(run.threads):
+        for module in modules:
+            runner = chosen.compile(_as_model(module), run)
+            if isinstance(runner, Failure):
+                results.append(runner)
+                continue
+            places.append(len(results))
+            runners.append(runner)
+            results.append(Failure("pending", "not measured"))
+        done = _Counter("models", len(runners) * rules.sessions, progress)
+        for place, measured in zip(places, time_runners(runners, rules, done, deadline=deadline), strict=True):
+            results[place] = measured
     return results
 
 
@@ -249,12 +311,11 @@ def measure_module(
     module: TracedModule | Model | bytes,
     *,
     runtime: str = "onnxruntime",
-    threads: int = 1,
-    batch: int = 1,
+    settings: RunSettings | None = None,
     protocol: Protocol | None = None,
 ) -> Measurement | Failure:
     """Time one whole model (see `measure_models`, which compares several fairly)."""
-    return measure_models([module], runtime=runtime, threads=threads, batch=batch, protocol=protocol)[0]
+    return measure_models([module], runtime=runtime, settings=settings, protocol=protocol)[0]
 
 
 def _as_model(module: TracedModule | Model | bytes) -> Model:

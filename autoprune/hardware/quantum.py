@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,19 +22,27 @@ FAMILY = "x0:({n},c0,7,7);y0:({n},c1,7,7)=conv2d.default(x0,w(c1,c0,3,3),w(c1,),
 PROTOCOL = Protocol(sessions=5, minimum_runs=15, maximum_runs=40, target_us=1_000.0, warmup_runs=3, warmup_us=0.0)
 
 
-def alignment_quantum(runtime: str = "onnxruntime", *, threads: int = 1, batch: int = 1) -> int:
+def alignment_quantum(runtime: str = "onnxruntime", settings: RunSettings | None = None) -> int:
     """The width multiple that convolutions pay for on this machine; 1 where none shows. Takes about a second.
 
     Raises:
         InputError: an unknown runtime.
     """
-    return probe_quantum(RUNTIMES.get(runtime)(), RunSettings(threads, batch))
+    return probe_quantum(RUNTIMES.get(runtime)(), settings or RunSettings())
 
 
-def probe_quantum(runtime: Runtime, settings: RunSettings) -> int:
-    """As `alignment_quantum`, for a runtime at hand; 1 where it refuses a probe."""
+def probe_quantum(runtime: Runtime, settings: RunSettings, deadline: float | None = None) -> int:
+    """As `alignment_quantum`, for a runtime at hand; 1 where it refuses a probe.
+
+    Args:
+        runtime: what runs the probes.
+        settings: how.
+        deadline: reading of `time.perf_counter`; where compiling takes longer, no quantum is looked for.
+    """
     runners = []
     for width in PROBED:
+        if deadline is not None and time.perf_counter() > deadline:
+            return 1
         kernel = Kernel(FAMILY.format(n=settings.batch), (32, width))
         runner = runtime.compile(Model.of_kernel(kernel), settings)
         if isinstance(runner, Failure):
@@ -54,23 +63,23 @@ def quantum_of(widths: Sequence[int], times_us: Sequence[float]) -> int:
         widths: consecutive widths.  # (n,)
         times_us: (n,)
     """
-    size, time = np.array(widths, dtype=np.int64), np.array(times_us, dtype=np.float64)
-    relative = time / np.polyval(np.polyfit(size, time, 1), size)
+    size, times = np.array(widths, dtype=np.int64), np.array(times_us, dtype=np.float64)
+    relative = times / np.polyval(np.polyfit(size, times, 1), size)
     for candidate in CANDIDATES:
-        aligned = _spread(size, time, candidate, 0)
-        shifted = _spread(size, time, candidate, candidate // 2)
+        aligned = _spread(size, times, candidate, 0)
+        shifted = _spread(size, times, candidate, candidate // 2)
         # Steps too small to see beside the noise of the probe are none.
         if aligned < SHARPNESS * shifted and float(np.std(relative)) > 0.01:
             return candidate
     return 1
 
 
-def _spread(size: npt.NDArray[np.int64], time: npt.NDArray[np.float64], step: int, offset: int) -> float:
+def _spread(size: npt.NDArray[np.int64], times: npt.NDArray[np.float64], step: int, offset: int) -> float:
     """Mean relative squared deviation from the median of each whole group of `step` widths, outliers left out."""
     groups = (size - 1 + offset) // step
     deviations: list[float] = []
     for group in np.unique(groups):
-        inside = time[groups == group]
+        inside = times[groups == group]
         if len(inside) == step:
             deviations.extend(np.abs(inside / np.median(inside) - 1.0))
     kept = np.sort(deviations)[: max(1, int(KEPT * len(deviations)))]  # a busy machine makes outliers

@@ -24,7 +24,7 @@ from autoprune.graph.module import TracedModule
 from autoprune.graph.policy import SparsityPolicy
 from autoprune.hardware.cost import table_cost
 from autoprune.hardware.devices import DEVICES
-from autoprune.hardware.measure import Measurement, measure_models
+from autoprune.hardware.measure import Measurement, measure_models, run_settings
 from autoprune.pareto.dominance import non_dominated
 from autoprune.pipeline.problem import Problem, Progress, SearchSettings, versions
 from autoprune.search.executors import Executor, Job
@@ -220,8 +220,7 @@ def measure_all(
             found[name] = measure_models(
                 [model.module for model in models],
                 runtime=profile.header.runtime.name,
-                threads=profile.header.threads,
-                batch=profile.batch,
+                settings=run_settings(profile.header),
                 progress=lambda _, done, total: progress("measure members", done, total),
             )
     return found

@@ -33,6 +33,11 @@ def graph_of(name: str) -> DependencyGraph:
     return trace(trained(name), torch.randn(2, *SHAPE))
 
 
+def dense_of(name: str) -> dict[str, int]:
+    """Group -> size of a test model."""
+    return {group.id: group.size for group in graph_of(name).groups.values()}
+
+
 def header(**fields: object) -> ProfileHeader:
     """A header with everything a test does not care about filled in."""
     given = {

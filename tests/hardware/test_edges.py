@@ -31,12 +31,17 @@ def test_only_convolutions_have_edges_and_some_time_is_left() -> None:
     assert edges.inside_us("conv", 20.0, (1000, 2000)) == pytest.approx(20.0 - 2.0 - 3.0)
     assert edges.inside_us("linear", 20.0, (1000, 2000)) == 20.0
     assert edges.inside_us("conv", 2.0, (1000, 2000)) == pytest.approx(LEAST * 2.0)
+    for operator in ("conv", "linear"):
+        for alone in (0.5, 2.0, 6.0, 20.0):
+            inside = edges.inside_us(operator, alone, (1000, 2000))
+            assert edges.alone_us(operator, inside, (1000, 2000)) == pytest.approx(alone)
 
 
 def test_probe_runs_and_a_refusal_is_no_edge() -> None:
     found = probe_edges(OnnxRuntime(), RunSettings(), 0.0, TINY, None)
     assert found.constant_us >= 0
     assert found.us_per_byte >= 0
+    assert probe_edges(OnnxRuntime(), RunSettings(), 0.0, TINY, None, deadline=0.0) == Edges()  # no time for it
 
     class Refusing(OnnxRuntime):
         def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:

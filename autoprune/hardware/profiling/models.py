@@ -1,0 +1,201 @@
+"""Timing whole pruned models: from end to end against each other, and node by node inside."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autoprune.core.errors import Failure
+from autoprune.graph.fusion import kernel_slots
+from autoprune.hardware.cost import weight_bytes
+from autoprune.hardware.measure import Measurement, time_runners
+from autoprune.hardware.observation import Observation
+from autoprune.hardware.profiling.bench import (
+    Bench,
+    Block,
+    Limits,
+    Pace,
+    measurement,
+    measurement_data,
+    take_block,
+)
+from autoprune.hardware.profiling.target import Target
+from autoprune.hardware.runtimes import Floats, Runner
+from autoprune.hardware.runtimes.model import Model
+
+LIMITS = Limits(count=16, bytes=384e6, seconds=20.0)  # of models that are compiled at once; bytes of weights
+NODE_RUNS = 25
+END_TO_END = 0.6  # of a block's time; the rest is for the models' nodes
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One whole model to time: which target, and its widths."""
+
+    target: int
+    widths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelTimes:
+    """What came of the whole models.
+
+    Attributes:
+        timed: from end to end as the clock says, and the median time of its nodes at the sentinel's reference, by the
+            index of the kernel; None where the runtime does not tell.
+        failed: with the reason.
+    """
+
+    timed: list[tuple[Policy, Measurement, dict[int, float] | None]]
+    failed: list[tuple[Policy, str]]
+
+    def observations(self, correction: float) -> list[Observation]:
+        """As calibration reads them: pace and nodes' times relative to the sentinel's typical time."""
+        return [
+            Observation(
+                policy.target,
+                policy.widths,
+                replace(measured, pace=measured.pace / correction),
+                None if nodes is None else {index: correction * time_us for index, time_us in nodes.items()},
+            )
+            for policy, measured, nodes in self.timed
+        ]
+
+
+def planned_policies(targets: Sequence[Target], count: int, seed: int) -> list[Policy]:
+    """The whole models to time, evenly over the targets: dense and smallest ones first, the rest shuffled."""
+    first: list[Policy] = []
+    rest: list[Policy] = []
+    for index, target in enumerate(targets):
+        share = count // len(targets) + (index < count % len(targets))
+        own = [Policy(index, widths) for widths in target.policies(share, seed)]
+        first += own[:2]
+        rest += own[2:]
+    order = np.random.default_rng(seed).permutation(len(rest))
+    return [*first, *(rest[place] for place in order)]
+
+
+def time_models(
+    bench: Bench, targets: Sequence[Target], policies: Sequence[Policy], deadline: float | None
+) -> ModelTimes:
+    """Times of whole models, until all are done or the deadline has passed; one block is timed whatever it says."""
+    found = _restored(bench)
+    done = {policy for policy, *_ in (*found.timed, *found.failed)}
+    queue = deque(policy for policy in policies if policy not in done)
+    pace, stage = Pace(deadline, len(done)), _Stage(bench, targets)
+    while queue:
+        admitted = pace.count(len(queue))
+        if not admitted:
+            break
+        stage.done = len(found.timed) + len(found.failed)
+        stage.total = stage.done + admitted
+        share = min(1.0, LIMITS.count / admitted)
+        pace.add(stage.block(queue, found, min(admitted, LIMITS.count), pace.end_of_block(END_TO_END * share)))
+    count = len(found.timed) + len(found.failed)
+    if policies:
+        bench.report("models", count, count)
+    return found
+
+
+class _Stage:
+    """Blocks of whole models."""
+
+    def __init__(self, bench: Bench, targets: Sequence[Target]) -> None:
+        self._bench = bench
+        self._targets = targets
+        self._places = [
+            {name: index for index, slot in enumerate(kernel_slots(target.graph.program)) for name in slot.operations}
+            for target in targets
+        ]
+        self._nodes = True  # until the runtime says that it has no such profile
+        self.done = self.total = 0
+
+    def block(self, queue: deque[Policy], found: ModelTimes, most: int, deadline: float | None) -> int:
+        """Time the next block and put it into the journal; how many models it had."""
+        bench = self._bench
+        self._tell(0, 1, 0)
+        block = take_block(
+            queue, lambda policy: bench.compile(self._model(policy)), self._bytes, replace(LIMITS, count=most)
+        )
+        times = self._end_to_end(block, deadline)
+        policies = [policy for policy, _ in block.compiled]
+        block.compiled.clear()  # their memory is wanted for what follows
+        timed = [(policy, own, self._node_us(policy)) for policy, own in zip(policies, times, strict=True)]
+        failed = [(policy, str(failure)) for policy, failure in block.refused]
+        bench.keep(
+            "models",
+            timed=[{**vars(policy), "measured": measurement_data(own), "nodes": nodes} for policy, own, nodes in timed],
+            failed=[{**vars(policy), "why": why} for policy, why in failed],
+        )
+        found.timed.extend(timed)
+        found.failed.extend(failed)
+        return len(timed) + len(failed)
+
+    def _end_to_end(self, block: Block[Policy], deadline: float | None) -> list[Measurement]:
+        runners: list[Runner] = [runner for _, runner in block.compiled]
+        number = len(self._bench.journal.of_kind("models"))
+        rules = self._bench.settings.model_protocol
+        protocol = replace(rules, seed=self._bench.settings.seed + number)
+        steps = 0
+
+        def step() -> None:
+            nonlocal steps
+            steps += 1
+            self._tell(steps, rules.sessions * len(runners), len(block))
+
+        return time_runners(runners, protocol, step, self._bench.sentinel, deadline, scaled=False)
+
+    def _tell(self, steps: int, of: int, models: int) -> None:
+        self._bench.report("models", self.done + int(END_TO_END * models * steps / of), self.total)
+
+    def _model(self, policy: Policy) -> Model:
+        target = self._targets[policy.target]
+        return Model.of_program(target.graph.program, target.named(policy.widths))
+
+    def _bytes(self, policy: Policy) -> float:
+        target = self._targets[policy.target]
+        return float(weight_bytes(target.graph.program, target.named(policy.widths)))
+
+    def _node_us(self, policy: Policy) -> dict[int, float] | None:
+        """Median time of every kernel inside the model, at the sentinel's reference."""
+        if not self._nodes:
+            return None
+        bench = self._bench
+        pace, found = 1.0, bench.runtime.node_us
+        if bench.sentinel is None:
+            nodes = found(self._model(policy), bench.settings.run, NODE_RUNS)
+        else:
+            nodes, pace, _ = bench.sentinel.beside(lambda: found(self._model(policy), bench.settings.run, NODE_RUNS))
+        if isinstance(nodes, Failure):
+            self._nodes = nodes.kind != "unsupported"
+            return None
+        return {index: time_us / pace for index, time_us in _medians(nodes, self._places[policy.target]).items()}
+
+
+def _medians(nodes: Mapping[str, Floats], places: Mapping[str, int]) -> dict[int, float]:
+    """Kernel -> median over the runs of the sum of its operations' times."""
+    sums: dict[int, Floats] = {}
+    for name, times in nodes.items():
+        if name in places:
+            index = places[name]
+            sums[index] = sums[index] + times if index in sums else times
+    return {index: float(np.median(times)) for index, times in sorted(sums.items())}
+
+
+def _restored(bench: Bench) -> ModelTimes:
+    """What the journal has."""
+    found = ModelTimes([], [])
+    for record in bench.journal.of_kind("models"):
+        for entry in record["timed"]:
+            nodes = entry["nodes"]
+            known = None if nodes is None else {int(index): float(time_us) for index, time_us in nodes.items()}
+            found.timed.append((_policy(entry), measurement(entry["measured"]), known))
+        found.failed.extend((_policy(entry), entry["why"]) for entry in record["failed"])
+    return found
+
+
+def _policy(entry: Mapping[str, object]) -> Policy:
+    return Policy(entry["target"], tuple(entry["widths"]))  # type: ignore[arg-type]
