@@ -140,6 +140,12 @@ def normalised(norm: Norm, x: Tensor) -> Tensor:
     return F.layer_norm(flat, flat.shape[-1:], eps=norm.epsilon)[..., None]
 
 
+def batch_norm_scales(program: Program) -> frozenset[str]:
+    """State-dict names of the scales of batch norms."""
+    found = (operation.argument(1, "weight") for operation in program.operations if operation.kind == "batch_norm")
+    return frozenset(weight.name for weight in found if isinstance(weight, Ref) and weight.name in program.parameters)
+
+
 def find_norms(graph: DependencyGraph) -> tuple[Norm, ...]:
     """Norms with a scale of their own whose statistics run over a group, in program order."""
     program = graph.program

@@ -11,8 +11,12 @@ from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph, UnitOrder
 from autoprune.graph.module import TracedModule
 from autoprune.pruning.criteria import Evidence, criteria
+from autoprune.pruning.criteria.magnitude import magnitude_order
+from autoprune.pruning.gradients import Loss
+from autoprune.pruning.norms import batch_norm_scales
 from autoprune.pruning.recalibration import recalibrate
 from autoprune.pruning.repairs import Findings, Repairs
+from autoprune.pruning.statistics import measure
 
 
 class Pruner:
@@ -28,15 +32,20 @@ class Pruner:
         compensate: re-fit consumers to the units that stay, correct norms over them, rotate queries and keys.
         recalibrate: re-estimate batch-norm statistics of each built model.
         seed: for criteria that draw.
+        loss: for criteria that take gradients, from the model's outputs on a calibration batch and the batch's position
+            to a scalar: the mean loss with labels, say. Without one they look at how the outputs themselves change
+            (`autoprune.pruning.gradients`).
 
     Without calibration (criteria that do not need it only) models are sliced, neither compensated nor recalibrated.
 
     Attributes:
         graph: the traced dense model.
         orders: group id -> `UnitOrder`.
+        notes: what is worth knowing though nothing is wrong: groups that the criterion had nothing to say of.
 
     Raises:
-        InputError: unknown criterion; no calibration where the criterion needs it; activations that are not finite.
+        InputError: unknown criterion; no calibration where the criterion needs it; activations that are not finite; a
+            criterion that has nothing to say of any group.
     """
 
     def __init__(
@@ -48,22 +57,33 @@ class Pruner:
         compensate: bool = True,
         recalibrate: bool = True,
         seed: int = 0,
+        loss: Loss | None = None,
     ) -> None:
         chosen = criteria.get(criterion)()
         self.graph = graph
         self._calibration = _batches(calibration)
-        if chosen.needs_calibration and not self._calibration:
+        if chosen.needs and not self._calibration:
             raise InputError(
                 f"criterion '{criterion}': expected calibration batches, got none. Pass calibration=[(inputs,), ...] "
                 "(a few hundred samples without labels are enough), or use criterion='l1', which needs none."
             )
         self._recalibrate = recalibrate
-        wanted = bool(self._calibration) and (compensate or chosen.needs_calibration)
+        statistics = measure(graph, self._calibration, chosen.needs, loss, seed)
+        wanted = bool(self._calibration) and (compensate or "consumers" in chosen.needs)
         findings = Findings.of(graph, self._calibration) if wanted else None
+        scales = batch_norm_scales(graph.program)
         self.orders: dict[str, UnitOrder] = {}
+        silent: list[str] = []
         for name, group in graph.groups.items():
             regressions = findings.regressions(name, graph.state, compensate) if findings is not None else ()
-            self.orders[name] = UnitOrder(name, chosen.order(group, Evidence(graph.state, regressions, seed)))
+            measured = {what: scores[name] for what, scores in statistics.items() if name in scores}
+            evidence = Evidence(graph.state, regressions, seed, scales, measured)
+            order = chosen.order(group, evidence)
+            if order is None:
+                silent.append(name)
+                order = magnitude_order(group, evidence, power=2)
+            self.orders[name] = UnitOrder(name, order)
+        self.notes = _notes(criterion, silent, len(graph.groups))
         self._repairs = Repairs(findings, self.orders, graph.state) if compensate and findings is not None else None
 
     def build(self, policy: Mapping[str, int]) -> TracedModule:
@@ -95,7 +115,7 @@ def prune(
     Args:
         graph: the traced dense model.
         policy: group id -> units to keep.
-        criterion: `obs`, `l1`, `l2`, `random` or an installed one.
+        criterion: name of a registered criterion (`autoprune.pruning.criteria`).
         calibration: batches of model inputs, without labels.
 
     Raises:
@@ -103,6 +123,19 @@ def prune(
     """
     graph.check(policy)
     return Pruner(graph, criterion, tuple(calibration)).build(policy)
+
+
+def _notes(criterion: str, silent: Sequence[str], groups: int) -> tuple[str, ...]:
+    """What is said of groups that a criterion says nothing of."""
+    if not silent:
+        return ()
+    if len(silent) == groups:
+        raise InputError(
+            f"criterion '{criterion}': expected at least one group that it can order, got none of {groups} (it finds "
+            "nothing to go by in this model). Use criterion='obs', or 'l2' without calibration."
+        )
+    some = ", ".join(f"'{name}'" for name in silent[:3]) + (", ..." if len(silent) > 3 else "")
+    return (f"criterion '{criterion}' has nothing to go by in {len(silent)} of {groups} groups ({some}): by l2 there.",)
 
 
 def _batches(calibration: Sequence[Any]) -> tuple[Any, ...]:

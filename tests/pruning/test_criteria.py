@@ -9,7 +9,7 @@ import torch
 from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGroup, Member
 from autoprune.graph.dimension import Concatenation, Constant, Indices, Product, Width
-from autoprune.pruning.criteria import Evidence, criteria
+from autoprune.pruning.criteria import Criterion, Evidence, Need, criteria
 from autoprune.pruning.criteria.contract import check_criterion
 from autoprune.pruning.criteria.magnitude import L1, L2
 from autoprune.pruning.criteria.obs import OBS
@@ -21,14 +21,14 @@ def test_contract(name: str) -> None:
 
 
 class _Short:
-    needs_calibration = False
+    needs: frozenset[Need] = frozenset()
 
     def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
         return np.arange(group.size - 1)
 
 
 class _Moody:
-    needs_calibration = False
+    needs: frozenset[Need] = frozenset()
     _calls = 0
 
     def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
@@ -36,8 +36,22 @@ class _Moody:
         return np.roll(np.arange(group.size), _Moody._calls)
 
 
+class _Greedy:
+    needs = frozenset({"hessian"})
+
+    def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
+        return np.arange(group.size)
+
+
+class _Silent:
+    needs: frozenset[Need] = frozenset({"taylor"})
+
+    def order(self, group: DependencyGroup, evidence: Evidence) -> Indices | None:
+        return None
+
+
 class _Vandal:
-    needs_calibration = False
+    needs: frozenset[Need] = frozenset()
 
     def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
         for tensor in evidence.state.values():
@@ -46,16 +60,24 @@ class _Vandal:
 
 
 @pytest.mark.parametrize(
-    ("kind", "message"), [(_Short, r"each of 0\.\.8 once"), (_Moody, "same order twice"), (_Vandal, "only read")]
+    ("kind", "message"),
+    [
+        (_Short, r"each of 0\.\.8 once"),
+        (_Moody, "same order twice"),
+        (_Vandal, "only read"),
+        (_Silent, r"each of 0\.\.8 once, got None"),
+        (_Greedy, r"needs among \('consumers', 'activation', 'taylor', 'fisher'\), got \['hessian'\]"),
+    ],
 )
-def test_contract_catches(kind: type[_Short], message: str) -> None:
+def test_contract_catches(kind: type[Criterion], message: str) -> None:
     with pytest.raises(AssertionError, match=message):
         check_criterion(kind)
 
 
 def test_unknown_names_list_the_known() -> None:
-    with pytest.raises(InputError, match=r"unknown criterion 'taylor'. Known: l1, l2, obs, random"):
-        criteria.get("taylor")
+    known = "activation, bn_scale, fisher, fpgm, l1, l2, obs, random, taylor"
+    with pytest.raises(InputError, match=f"unknown criterion 'tailor'. Did you mean 'taylor'\\? Known: {known}"):
+        criteria.get("tailor")
 
 
 def test_magnitude_counts_every_producer_and_every_copy_of_a_unit() -> None:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from autoprune.graph import DependencyGroup
-from autoprune.graph.dimension import Indices, units_of
-from autoprune.pruning.criteria import Evidence
+from autoprune.graph.dimension import Indices
+from autoprune.pruning.criteria import Evidence, Need
+from autoprune.pruning.criteria.units import axis_sums, producers, ranked, unit_sums
 
 
 class L1:
     """Sum of absolute weights over all layers that produce the unit."""
 
-    needs_calibration = False
+    needs: frozenset[Need] = frozenset()
 
     def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
         """See `Criterion.order`."""
@@ -23,7 +23,7 @@ class L1:
 class L2:
     """Sum of squared weights over all layers that produce the unit."""
 
-    needs_calibration = False
+    needs: frozenset[Need] = frozenset()
 
     def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
         """See `Criterion.order`."""
@@ -32,11 +32,8 @@ class L2:
 
 def magnitude_order(group: DependencyGroup, evidence: Evidence, power: int) -> Indices:
     """Units by the sum of |w|^power over matrix-like producers, else over all members; ties fall to the lower index."""
-    members = [m for m in group.members if m.role == "producer" and evidence.state[m.parameter].dim() > 1]
     score = torch.zeros(group.size, dtype=torch.float64)
-    for member in members or group.members:
-        weight = evidence.state[member.parameter].detach().double().cpu().abs() ** power
-        columns = weight.movedim(member.axis, 0).flatten(1).sum(dim=1) if weight.dim() > 1 else weight
-        units = torch.from_numpy(units_of(member.dimension, group.id))
-        score.index_add_(0, units[units >= 0], columns[units >= 0])
-    return np.argsort(-score.numpy(), kind="stable").astype(np.int64)
+    for member in producers(group, evidence.state):
+        places = axis_sums(evidence.state[member.parameter], member.axis, lambda w: w.abs() ** power).cpu()
+        score += unit_sums(places, member.dimension, group.id, group.size)
+    return ranked(score)

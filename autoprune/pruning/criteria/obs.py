@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autoprune.graph import DependencyGroup
 from autoprune.graph.dimension import Indices
-from autoprune.pruning.criteria import Evidence
+from autoprune.pruning.criteria import Evidence, Need
 from autoprune.pruning.criteria.magnitude import magnitude_order
 from autoprune.pruning.obs import elimination_order
 
@@ -16,7 +16,7 @@ class OBS:
     the group (it ends in a mean or a norm alone), units are ordered by L2.
     """
 
-    needs_calibration = True
+    needs: frozenset[Need] = frozenset({"consumers"})
 
     def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
         """See `Criterion.order`."""

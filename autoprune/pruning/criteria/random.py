@@ -8,13 +8,13 @@ import numpy as np
 
 from autoprune.graph import DependencyGroup
 from autoprune.graph.dimension import Indices
-from autoprune.pruning.criteria import Evidence
+from autoprune.pruning.criteria import Evidence, Need
 
 
 class Random:
     """A permutation drawn from the seed and the group's id, whatever the other groups are."""
 
-    needs_calibration = False
+    needs: frozenset[Need] = frozenset()
 
     def order(self, group: DependencyGroup, evidence: Evidence) -> Indices:
         """See `Criterion.order`."""
