@@ -30,7 +30,7 @@ LEVEL = {
 ONLY_IN = {
     "optuna": ("search/storage.py", "search/samplers/"),
     "ray": ("search/executors/ray.py", "tuning/"),
-    "onnxruntime": ("hardware/runtimes/", "artifacts/"),
+    "onnxruntime": ("hardware/runtimes/", "hardware/kit/far/", "artifacts/"),
     "plotly": ("artifacts/report/",),
     "typer": ("cli/",),
     "rich": ("cli/",),

@@ -8,6 +8,9 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from autoprune.core.errors import Failure
+from autoprune.hardware.devices import Progress
+from autoprune.hardware.devices.process import run_here
 from autoprune.hardware.profile import DeviceInfo
 
 FEATURES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "asimddp")
@@ -53,6 +56,10 @@ class LocalDevice:
         if hasattr(os, "getloadavg"):
             found["load_1min"] = f"{os.getloadavg()[0]:.2f}"
         return found
+
+    def run_kit(self, folder: Path, progress: Progress | None = None) -> Failure | None:
+        """As by hand: `sh run.sh` in the kit's folder."""
+        return run_here(folder, progress)
 
 
 def _versions() -> dict[str, str]:

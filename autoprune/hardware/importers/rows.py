@@ -53,7 +53,7 @@ def kernel_rows(timings: Sequence[Timing]) -> tuple[KernelRow, ...]:
         for kernel, weight in zip(timing.kernels, weights / weights.sum(), strict=True):
             parts.setdefault(kernel, []).append((timing, float(weight)))
     rows = tuple(_row(kernel, found) for kernel, found in parts.items())
-    _check_unit(rows, {kernel: found[0][0].place for kernel, found in parts.items()})
+    check_unit(rows, {kernel: found[0][0].place for kernel, found in parts.items()})
     return tuple(sorted(rows, key=lambda row: (row.family, row.sizes)))
 
 
@@ -117,8 +117,16 @@ def _row(kernel: Kernel, found: Sequence[tuple[Timing, float]]) -> KernelRow:
     )
 
 
-def _check_unit(rows: Sequence[KernelRow], places: Mapping[Kernel, str]) -> None:
-    """Refuse a time in another unit than the rest: hundreds of times what the others promise for its work."""
+def check_unit(rows: Sequence[KernelRow], places: Mapping[Kernel, str]) -> None:
+    """Refuse a time in another unit than the rest: hundreds of times what the others promise for its work.
+
+    Args:
+        rows: of one file, each with its time.
+        places: kernel -> where it stands, for the message.
+
+    Raises:
+        InputError: there is such a time.
+    """
     if len(rows) < FEWEST:
         return
     roofline = Roofline(rows)
