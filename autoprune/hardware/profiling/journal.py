@@ -46,16 +46,14 @@ class Journal:
         if path is None:
             return
         self._file = _opened(path)
-        lines, whole = _lines(path)
+        try:
+            lines, whole = _lines(path)
+        except InputError:
+            self._file.close()
+            raise
         self._file.truncate(whole)
         if lines:
             self.session, *self.records = lines
-            if self.session.get("schema") != SCHEMA:
-                self._file.close()
-                raise InputError(
-                    f"journal {path}: expected schema '{SCHEMA}', got {str(self.session.get('schema'))[:80]!r}. It was "
-                    "not written by this version of autoprune; remove the file, or measure under another name."
-                )
 
     def begin(self, session: Mapping[str, Any]) -> None:
         """Start with the first line, or check that it says the same.
@@ -144,6 +142,11 @@ def _lines(path: Path) -> tuple[list[Record], int]:
             break
         found.append(record)
         whole = end
+    if found and found[0].get("schema") != SCHEMA:
+        raise InputError(
+            f"journal {path}: expected schema '{SCHEMA}', got {str(found[0].get('schema'))[:80]!r}. It was not written "
+            "by this version of autoprune; remove the file, or measure under another name."
+        )
     return found, whole
 
 
