@@ -18,7 +18,7 @@ from autoprune.hardware.importers.onnxruntime import node_times
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
 from autoprune.hardware.runtimes.model import Model, onnx_of
-from autoprune.hardware.runtimes.nodes import Node, operations_of, totals, without_overhead
+from autoprune.hardware.runtimes.nodes import Node, in_turn, operations_of, totals, without_overhead
 from autoprune.hardware.runtimes.onnx_precision import in_float16, in_int8
 
 NAME = "onnxruntime"
@@ -27,7 +27,6 @@ PRECISIONS = ("float32", "float16", "int8")
 SILENT = 4  # refusals come back as failures; nothing else is worth a line
 CAST_PREFIX = "InsertedPrecisionFreeCast_"  # what it names nodes that run in float32 in place of float16
 WARM_RUNS = 10  # before the runs that are profiled
-TURN = 10  # runs with the profile, and as many without
 
 
 def _package() -> Any:
@@ -80,7 +79,7 @@ class OnnxRuntime:
             plain = self.compile(model, settings)
             if isinstance(plain, Failure):
                 return plain
-            whole_us = float(np.median(_in_turn(session, plain, WARM_RUNS, runs)))
+            whole_us = float(np.median(in_turn(session, plain, WARM_RUNS, runs)))
             trace = json.loads(Path(session.end_profiling()).read_bytes())
             graph = onnx.load(options.optimized_model_filepath, load_external_data=False).graph
         try:
@@ -162,18 +161,6 @@ def _at_precision(data: bytes, settings: RunSettings, model: Model, inputs: list
     if settings.precision == "int8":
         return in_int8(data, dict(zip(model.input_names, inputs, strict=True)), settings.batch)
     return data
-
-
-def _in_turn(profiled: Runner, plain: Runner, warm: int, runs: int) -> Floats:
-    """Run both in short turns, so that drift meets both; the times of the plain one.  # (runs,)"""
-    profiled.run_us(warm)
-    plain.run_us(warm)
-    times = []
-    for first in range(0, runs, TURN):
-        count = min(TURN, runs - first)
-        profiled.run_us(count)
-        times.append(plain.run_us(count))
-    return np.concatenate(times)
 
 
 def _nodes(graph: onnx.GraphProto, reported: Iterable[str]) -> list[Node]:

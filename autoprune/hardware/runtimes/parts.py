@@ -11,6 +11,8 @@ from onnx import GraphProto
 from autoprune.graph.fusion import kernel_slots, storage
 from autoprune.graph.program import Program
 
+INPUT = -1
+
 
 @dataclass(frozen=True, eq=False)
 class Parts:
@@ -20,13 +22,13 @@ class Parts:
         places: name of an operation -> index of the kernel it is part of, as in `NamedKernels`.
         names: a name for each kernel, by its index.
         work: floating-point operations of each kernel, and its bytes to break ties.
-        sources: the kernels whose results each kernel reads.
+        sources: the kernels whose results each kernel reads, in the order it reads them; `INPUT` for what none makes.
     """
 
     places: Mapping[str, int] = field(default_factory=dict)
     names: tuple[str, ...] = ()
     work: tuple[tuple[float, float], ...] = ()
-    sources: tuple[frozenset[int], ...] = ()
+    sources: tuple[tuple[int, ...], ...] = ()
 
     @classmethod
     def of_program(cls, program: Program) -> Parts:
@@ -34,12 +36,11 @@ class Parts:
         slots = kernel_slots(program)
         viewed = storage(program)
         makers = {name: place for place, slot in enumerate(slots) for name in slot.outputs}
-        read = [{viewed.get(name, name) for name in slot.inputs} for slot in slots]
         return cls(
             {name: place for place, slot in enumerate(slots) for name in (slot.name, *slot.operations)},
             tuple(slot.name for slot in slots),
             tuple((float(slot.flops({})), float(slot.bytes({}))) for slot in slots),
-            tuple(frozenset(makers[name] for name in names if name in makers) for names in read),
+            tuple(tuple(makers.get(viewed.get(name, name), INPUT) for name in slot.inputs) for slot in slots),
         )
 
     @classmethod
@@ -51,7 +52,7 @@ class Parts:
             {node.name: place for place, node in enumerate(nodes)},
             tuple(node.name for node in nodes),
             ((0.0, 0.0),) * len(nodes),
-            tuple(frozenset(makers[name] for name in node.input if name in makers) for node in nodes),
+            tuple(tuple(makers.get(name, INPUT) for name in node.input) for node in nodes),
         )
 
     @cached_property
@@ -59,6 +60,6 @@ class Parts:
         """The kernels that read, directly or through others, what each kernel makes."""
         found: list[set[int]] = [set() for _ in self.names]
         for place in reversed(range(len(self.names))):  # readers come after what they read
-            for source in self.sources[place]:
+            for source in set(self.sources[place]) - {INPUT}:
                 found[source] |= {place, *found[place]}
         return tuple(map(frozenset, found))
