@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +46,7 @@ def profile_device(
     seed: int = 0,
     journal: str | Path | None = None,
 ) -> HardwareProfile:
-    """Measure this machine for a model: its kernels at the widths of a search space, and a few whole models.
+    """Measure a machine for a model: its kernels at the widths of a search space, and a few whole models.
 
     Args:
         model: any model of the kind to be searched; its weights do not matter.
@@ -57,14 +58,14 @@ def profile_device(
         precision: `float32`, `bfloat16`, `float16` or `int8`, where the runtime has it.
         layout: `contiguous` or `channels_last`, where the runtime has it.
         processor: what of the device runs the models: `cpu`, `cuda`, or what the runtime names.
-        device: where they run.
+        device: where they run: `local`, or a machine that a kit is sent to: `ssh:user@host:port`, `android:serial`.
         budget_s: seconds to spend on it; without, everything is timed.
         whole_models: pruned models timed end to end, which the composition is fitted on.
         name: of the profile.
         progress: called with (stage, done, total).
         seed: of the order and of the whole models.
-        journal: a file that keeps what is done: the same call goes on with it when it was cut off. Remove it once the
-            profile is saved.
+        journal: a file, for other devices a folder, that keeps what is done: the same call goes on with it when it was
+            cut off. Remove it once the profile is saved.
 
     Raises:
         InputError: a model that cannot be traced, or in which nothing can be pruned; an unknown runtime, device or
@@ -79,14 +80,49 @@ def profile_device(
         precision=precision,
         layout=layout,
         processor=processor,
-        device=device,
         budget_s=budget_s,
         whole_models=whole_models,
         name=name,
         seed=seed,
     )
     kept = None if journal is None else Path(journal)
+    if device != "local":
+        return _profile_elsewhere(device, graph, widths, settings, kept, progress)
     return profile_graph(graph, settings, widths=widths, progress=progress, journal=kept)
+
+
+def _profile_elsewhere(
+    device: str,
+    graph: DependencyGraph,
+    widths: Mapping[str, Sequence[int]],
+    settings: ProfileSettings,
+    folder: Path | None,
+    progress: Progress | None,
+) -> HardwareProfile:
+    """A profile of a machine that a kit is sent to."""
+    from autoprune.hardware.kit.importing import Asked
+    from autoprune.hardware.kit.planning import KitSettings
+    from autoprune.hardware.kit.remote import profile_remote
+
+    usual = ProfileSettings()
+    for name in ("budget_s", "layout", "processor"):
+        if getattr(settings, name) != getattr(usual, name):
+            raise InputError(
+                f"profile of '{device}': expected no {name}, got {getattr(settings, name)!r}. Only this machine is "
+                "profiled by it; leave it out."
+            )
+    kit = KitSettings(
+        runtime=settings.runtime,
+        threads=settings.threads,
+        batch=settings.batch,
+        precision=settings.precision,
+        whole_models=settings.whole_models,
+    )
+    asked = Asked(name=settings.name)
+    if folder is not None:
+        return profile_remote(device, graph, folder, kit, widths=widths, asked=asked, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="autoprune-kit-") as made:
+        return profile_remote(device, graph, Path(made) / "kit", kit, widths=widths, asked=asked, progress=progress)
 
 
 def inspect(

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.core.units import format_count, format_us
+from autoprune.core.units import format_count, format_seconds, format_us
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -131,24 +132,32 @@ def progress() -> Iterator[Any]:
         tasks: dict[str, Any] = {}
 
         def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
+            if stage not in tasks:  # what was done before it was resumed says nothing of the speed
+                tasks[stage] = bars.add_task(stage, total=total, completed=done)
             bars.update(tasks[stage], completed=done, total=total)
 
         yield report
 
 
 class _Lines:
-    """Progress for logs: a line when a tenth of a stage is done."""
+    """Progress for logs: a line when a tenth of a stage is done, with an estimate of the time left."""
 
     def __init__(self) -> None:
         self._tenths: dict[str, int] = {}
+        self._first: dict[str, tuple[int, float]] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
+        begun, start = self._first.setdefault(stage, (done, time.monotonic()))
         if self._tenths.get(stage) != tenth:
             self._tenths[stage] = tenth
-            note(f"{stage}: {done}/{total}")
+            note(f"{stage}: {done}/{total}{_left(done - begun, total - done, time.monotonic() - start)}")
+
+
+def _left(done: int, left: int, seconds: float) -> str:
+    """`, 40 s left` where some is done and what is left takes long enough to say so."""
+    estimate = seconds * left / done if done > 0 else 0.0
+    return f", {format_seconds(estimate)} left" if estimate >= 1.0 else ""
 
 
 def _jsonable(data: Any) -> Any:

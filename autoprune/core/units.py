@@ -49,6 +49,13 @@ def format_us(value_us: float) -> str:
     return f"{value_us:.3g} us"
 
 
+def format_seconds(value_s: float) -> str:
+    """A duration for people: `40 s`, `3 min`, `1.5 h`."""
+    if value_s < 99.5:
+        return f"{value_s:.0f} s"
+    return f"{value_s / 60:.0f} min" if value_s < 5970 else f"{value_s / 3600:.1f} h"
+
+
 def format_count(value: float, suffix: str = "") -> str:
     """A count for people: `61.2k`, `3.5M`; with suffix 'B', a size in decimal bytes."""
     for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):

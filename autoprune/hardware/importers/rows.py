@@ -113,7 +113,10 @@ def _row(kernel: Kernel, found: Sequence[tuple[Timing, float]]) -> KernelRow:
         flops=work.flops,
         bytes=work.bytes,
         provenance="imported",
-        **times,
+        p50_us=times["p50_us"],
+        p90_us=times["p90_us"],
+        p95_us=times["p95_us"],
+        p99_us=times["p99_us"],
     )
 
 

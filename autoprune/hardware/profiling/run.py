@@ -11,7 +11,7 @@ from autoprune.core.errors import InputError
 from autoprune.core.files import canonical_json, digest
 from autoprune.hardware.calibration import calibrated
 from autoprune.hardware.cost import Graph
-from autoprune.hardware.devices import DEVICES
+from autoprune.hardware.devices.local import LocalDevice
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.measure import LAYOUTS, Progress
 from autoprune.hardware.pinning import pinned
@@ -57,7 +57,7 @@ def profile_graph(
 def profile_graphs(
     targets: Targets, settings: ProfileSettings, progress: Progress | None = None, journal: Path | None = None
 ) -> HardwareProfile:
-    """Measure a profile for several models together: one kernel table, one composition.
+    """Measure a profile of this machine for several models together: one kernel table, one composition.
 
     Args:
         targets: models, each with the widths of its groups.
@@ -67,13 +67,13 @@ def profile_graphs(
             there: remove it once the profile is saved.
 
     Raises:
-        InputError: an unknown runtime or device, settings that the runtime has not, widths that do not fit the groups,
+        InputError: an unknown runtime, settings that the runtime has not, widths that do not fit the groups,
             nothing to time, or a journal of another measurement.
         AutopruneError: the runtime refused every kernel.
     """
     models = [Target.of(graph, widths) for graph, widths in targets]
     runtime = RUNTIMES.get(settings.runtime)()
-    device = DEVICES.get(settings.device)()
+    device = LocalDevice()
     described, before = device.describe(), device.environment()
     with Journal(journal) as kept, pinned(settings.threads) as cpus:
         bench = Bench(runtime, settings, kept, Clock(settings.budget_s, kept.seconds), progress)
@@ -93,7 +93,7 @@ def default_name(settings: ProfileSettings) -> str:
     unusual = [str(getattr(settings, name)) for name in ("processor", "precision", "layout")
                if getattr(settings, name) != getattr(usual, name)]  # fmt: skip
     batch = [f"b{settings.batch}"] if settings.batch != usual.batch else []
-    device = DEVICES.get(settings.device)().describe().name
+    device = LocalDevice().describe().name
     return "-".join([device, settings.runtime, *unusual, *batch, f"{settings.threads}t"])
 
 

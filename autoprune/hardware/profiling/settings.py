@@ -20,8 +20,7 @@ class ProfileSettings:
     Attributes:
         runtime: a registered runtime.
         threads, batch, precision, layout: how models are run (see `RunSettings`).
-        processor: what of the device runs them: `cpu`, `cuda`, or what the runtime names.
-        device: a registered device.
+        processor: what of the machine runs them: `cpu`, `cuda`, or what the runtime names.
         budget_s: stop so that the whole takes about this long, kernels and whole models together; multiples of the
             alignment quantum and coarse grids come first, so what is left out is interpolated. None times everything.
         whole_models: how many pruned models to time for the composition.
@@ -36,7 +35,6 @@ class ProfileSettings:
     precision: str = "float32"
     layout: str = "contiguous"
     processor: str = "cpu"
-    device: str = "local"
     budget_s: float | None = None
     whole_models: int = WHOLE_MODELS
     name: str | None = None

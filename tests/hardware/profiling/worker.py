@@ -25,5 +25,5 @@ def main(folder: Path) -> None:
     """Measure, and save."""
     kernels.LIMITS = replace(kernels.LIMITS, count=2)
     models.LIMITS = replace(models.LIMITS, count=1)
-    run.probe_quantum = lambda runtime, settings, deadline=None: 1
+    setattr(run, "probe_quantum", lambda runtime, settings, deadline: 1)  # noqa: B010  # it takes a second
     profile_graph(GRAPH, SETTINGS, widths=widths(), journal=folder / "journal.jsonl").save(folder / "profile")
