@@ -24,7 +24,7 @@ _COST_ORDER = (
     "latency_p50_us", "latency_p50_low_us", "latency_p50_high_us", "latency_p90_us", "latency_p95_us",
     "latency_p99_us", "measured_latency_p50_us", "measured_latency_p90_us", "measured_latency_p95_us",
     "measured_latency_p99_us", "speedup", "params", "macs", "size_bytes", "onnx_bytes", "peak_memory_bytes",
-    "energy_uj",
+    "energy_uj", "throughput_per_s",
 )  # fmt: skip
 _LAST = ("policy_id", "policy", "seconds", "failure", "note")
 _INTEGER = re.compile(r"[+-]?[0-9]{1,300}")

@@ -54,6 +54,7 @@ class Cost:
         weight_bytes: bytes of parameters and buffers.
         peak_memory_bytes: most bytes of activations alive at once, at the profile's batch.
         energy_uj: energy of one run, where the profile has it.
+        throughput_per_s: samples a second, one run at the profile's batch behind the other.
         shares: "measured", "interpolated", "estimated" -> share of the kernels' time.
     """
 
@@ -64,6 +65,7 @@ class Cost:
     weight_bytes: int
     peak_memory_bytes: int
     energy_uj: float | None
+    throughput_per_s: float
     shares: Mapping[str, float]
 
 
@@ -86,14 +88,16 @@ def table_cost(table: LatencyTable, policy: Mapping[str, int]) -> Cost:
     row = np.array([[widths[group] for group in table.groups]], dtype=np.int64)
     at_batch = {**widths, Batch.KEY: table.profile.batch}
     intervals = table.interval_us(row).items()
+    latency_us = {percentile: float(times[0]) for percentile, times in table.latency_us(row).items()}
     return Cost(
-        latency_us={percentile: float(times[0]) for percentile, times in table.latency_us(row).items()},
+        latency_us=latency_us,
         interval_us={percentile: (float(low[0]), float(high[0])) for percentile, (low, high) in intervals},
         macs=int(graph.macs(at_batch)),
         params=int(graph.parameter_count(widths)),
         weight_bytes=int(weight_bytes(graph.program, widths)),
         peak_memory_bytes=int(peak_memory_bytes(graph.program.at(widths), at_batch)),
-        energy_uj=None,
+        energy_uj=float(table.energy_uj(row)[0]) if table.has_energy else None,
+        throughput_per_s=table.profile.batch * 1e6 / max(latency_us["p50"], 1e-9),
         shares={kind: float(share[0]) for kind, share in table.shares(row).items()},
     )
 

@@ -14,7 +14,7 @@ from autoprune.hardware.binding import Binding, BoundSlot, Family, Kinds
 from autoprune.hardware.composition import PLAIN, compose
 from autoprune.hardware.correction import Part
 from autoprune.hardware.cost import Cost, Graph, table_cost
-from autoprune.hardware.estimate import Roofline
+from autoprune.hardware.estimate import ALL, Roofline
 from autoprune.hardware.interpolation import ESTIMATED, INTERPOLATED, MEASURED, Floats, Integers
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.profile import PERCENTILES, HardwareProfile
@@ -55,6 +55,7 @@ class LatencyTable:
         predicting = [row for row in known if row.within == profile.header.within]
         self._roofline = Roofline(predicting or profile.kernels)
         self._tail_ratio = _tail_ratios(predicting)
+        self._watts = _watts(known)
 
     def slot_us(self, widths: Integers) -> tuple[Floats, Kinds]:
         """Time of every kernel, and how it is known (index into `KINDS`).
@@ -136,6 +137,30 @@ class LatencyTable:
         times, kinds = self.slot_us(widths)
         total = np.maximum(times.sum(axis=1), 1e-12)
         return {name: (times * (kinds == kind)).sum(axis=1) / total for kind, name in enumerate(KINDS)}
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether the profile knows the energy of any kernel."""
+        return bool(self._watts)
+
+    def energy_uj(self, widths: Integers) -> Floats:
+        """Energy of one run of each policy: its kernels' times, each at the typical power of its class.  # (n,)
+
+        Args:
+            widths: (n, n_groups)
+
+        Raises:
+            InputError: the profile has no energy data.
+        """
+        if not self._watts:
+            raise InputError(
+                f"energy: the profile '{self.profile.name}' has none. Profile the device where it has a counter (RAPL, "
+                "NVML), or import a table with a column energy_uj."
+            )
+        total = np.zeros(len(widths))
+        for part in self.parts(widths):
+            total += part.times_us * self._watts.get(part.operator, self._watts[ALL])
+        return total
 
     def cost(self, policy: Mapping[str, int]) -> Cost:
         """Everything one policy costs.
@@ -233,6 +258,16 @@ def _work(slot: KernelSlot, policies: Integers, named: dict[str, Integers]) -> t
     widths = {group: values[policies] if np.ndim(values) else values for group, values in named.items()}
     work = [np.broadcast_to(np.asarray(f(widths), dtype=np.float64), len(policies)) for f in (slot.flops, slot.bytes)]
     return work[0], work[1]
+
+
+def _watts(rows: Sequence[KernelRow]) -> dict[str, float]:
+    """Median power of each operator class, and of all kernels; empty where no energy is known."""
+    powers: dict[str, list[float]] = {}
+    for row in rows:
+        if row.energy_uj is not None and row.p50_us > 0:
+            for name in (row.operator, ALL):
+                powers.setdefault(name, []).append(row.energy_uj / row.p50_us)
+    return {name: float(np.median(values)) for name, values in powers.items()}
 
 
 def _tail_ratios(rows: Sequence[KernelRow]) -> dict[str, float]:

@@ -10,15 +10,20 @@ from autoprune.core.errors import InputError, unknown_name
 from autoprune.core.units import format_count, format_us, parse_bytes, parse_count, parse_seconds, parse_us
 
 _LATENCY = re.compile(r"(measured_)?latency_(p[0-9]+|mean|std)")
-_ALIASES = {"size": "size_bytes", "peak_memory": "peak_memory_bytes", "energy": "energy_uj"}
+_ALIASES = {
+    "size": "size_bytes",
+    "peak_memory": "peak_memory_bytes",
+    "energy": "energy_uj",
+    "throughput": "throughput_per_s",
+}
 _JOULES = {"uJ": 1.0, "mJ": 1e3, "J": 1e6}
 
 
 def column(name: str, available: Collection[str] = ()) -> str:
     """The column a name stands for; a suffix `@profile` stays.
 
-    `latency_pNN` is the measured latency where `available` has it, else the predicted one; `size`, `peak_memory` and
-    `energy` get their unit; other names are columns already.
+    `latency_pNN` is the measured latency where `available` has it, else the predicted one; `size`, `peak_memory`,
+    `energy` and `throughput` get their unit; other names are columns already.
 
     Example:
         >>> column("latency_p50@phone"), column("latency_p50", {"measured_latency_p50_us"}), column("accuracy")

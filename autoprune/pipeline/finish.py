@@ -261,6 +261,9 @@ def _row(model: Finished, problem: Problem) -> dict[str, object]:
         low, high = cost.interval_us["p50"]
         row |= {f"latency_p50_low_us{suffix}": low, f"latency_p50_high_us{suffix}": high}
         row |= {f"share_{kind}{suffix}": share for kind, share in cost.shares.items()}
+        row[f"throughput_per_s{suffix}"] = cost.throughput_per_s
+        if cost.energy_uj is not None:
+            row[f"energy_uj{suffix}"] = cost.energy_uj
         row |= {"params": cost.params, "size_bytes": cost.weight_bytes, "peak_memory_bytes": cost.peak_memory_bytes}
     examples = tuple(tensor[:1] for tensor in problem.graph.example_inputs)
     row["macs"] = fvcore_macs(model.module, examples)

@@ -5,6 +5,7 @@
 | `error`, or a metric of the task | as the task defines it | evaluation |
 | `latency_p50` .. `latency_p99`, `@profile` | us | latency table |
 | `energy`, `@profile` | uJ | latency table, where the profile has it |
+| `throughput`, `@profile` | samples/s | the profile's batch over its `latency_p50`; for constraints |
 | `size`, `peak_memory` | bytes | graph |
 | `macs`, `params` | count | graph |
 
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 Floats: TypeAlias = npt.NDArray[np.float64]
 
 PERCENTILES = ("p50", "p90", "p95", "p99")
-OF_PROFILE = (*(f"latency_{percentile}" for percentile in PERCENTILES), "energy")
+THROUGHPUT = "throughput"
+OF_PROFILE = (*(f"latency_{percentile}" for percentile in PERCENTILES), "energy", THROUGHPUT)
 OF_GRAPH = ("size", "peak_memory", "macs", "params")
 
 
@@ -46,6 +48,10 @@ class Table(Protocol):
 
     def latency_us(self, widths: npt.NDArray[np.int64]) -> Mapping[str, Floats]:
         """Percentile -> latency (n,) for widths (n, n_groups)."""
+        ...
+
+    def energy_uj(self, widths: npt.NDArray[np.int64]) -> Floats:
+        """Energy of one run (n,) for widths (n, n_groups); InputError where the profile has none."""
         ...
 
 
@@ -143,6 +149,11 @@ def parse_objectives(names: Sequence[str], qualities: Sequence[str], profiles: S
     if not names:
         raise InputError("objectives: expected at least one, got none.")
     found = [objective for name in names for objective in parse_objective(name, qualities, profiles)]
+    if any(objective.kind == THROUGHPUT for objective in found):
+        raise InputError(
+            "objective 'throughput': expected something to minimise. Minimise latency_p50 instead, which orders "
+            "policies the same way, or bound the throughput: constraints: ['throughput >= 200']."
+        )
     return tuple(dict.fromkeys(found))
 
 
@@ -187,7 +198,7 @@ class Costs:
             choices: levels.  # (n, n_variables)
 
         Returns:
-            Values, minimised, in us, bytes, uJ or counts.  # (n, n_objectives)
+            Values, minimised (but a throughput), in us, bytes, uJ, samples/s or counts.  # (n, n_objectives)
 
         Raises:
             InputError: an objective that only evaluation tells, or that the profile has no data for.
@@ -231,10 +242,10 @@ class Costs:
             case "peak_memory":
                 return _floats(peak_memory_bytes(self.graph.program, by_group, self._slots))
             case "energy" if objective.profile is not None:
-                energy = getattr(self._table(objective.profile), "energy_uj", None)
-                if energy is None:
-                    raise InputError(f"objective 'energy': the profile '{objective.profile}' has no energy data.")
-                return _floats(energy(widths))
+                return _floats(self._table(objective.profile).energy_uj(widths))
+            case "throughput" if objective.profile is not None:
+                table = self._table(objective.profile)
+                return _batch_of(table) * 1e6 / np.maximum(table.latency_us(widths)["p50"], 1e-9)
         raise InputError(f"objective '{objective.name}': only evaluation tells it; the tables do not.")
 
 

@@ -214,6 +214,7 @@ def test_cost_says_what_the_graph_and_the_table_say(tmp_path: object) -> None:
     assert cost.params == sum(p.numel() for p in module.parameters())
     assert cost.macs == graph.macs(widths)
     assert cost.energy_uj is None
+    assert cost.throughput_per_s == pytest.approx(2e6 / cost.latency_us["p50"])
     tensors = [t for name, t in module.state_dict().items() if "num_batches_tracked" not in name]
     assert cost.weight_bytes == weight_bytes(graph.program, widths) == sum(t.numel() * 4 for t in tensors)
     assert cost.peak_memory_bytes == peak_memory_bytes(graph.program, widths)
@@ -221,6 +222,26 @@ def test_cost_says_what_the_graph_and_the_table_say(tmp_path: object) -> None:
     assert cost.latency_us["p50"] == LatencyTable(profile, graph).latency_us(row_)["p50"][0]
     with pytest.raises(InputError, match="unknown group"):
         predict_cost(graph, {"nothing": 3}, profile)
+
+
+def test_energy_is_each_kernels_time_at_the_power_of_its_class() -> None:
+    graph = graph_of("Residual")
+    plain = synthetic_profile(graph, dict(ends(graph)))
+    table = LatencyTable(plain, graph)
+    widths = policies(graph, 5)
+    with pytest.raises(InputError, match="'test' has none"):
+        table.energy_uj(widths)
+    watts = {"conv": 3.0, "pointwise": 2.0}
+    rows = tuple(
+        replace(r, energy_uj=watts[r.operator] * r.p50_us) if r.operator in watts else r for r in plain.kernels
+    )
+    table = LatencyTable(HardwareProfile(plain.header, rows), graph)
+    found, parts = table.energy_uj(widths), table.parts(widths)
+    assert {"conv", "pointwise"} < {part.operator for part in parts}
+    other = float(np.median([watts[r.operator] for r in rows if r.operator in watts]))
+    expected = sum(watts.get(part.operator, other) * part.times_us for part in parts)
+    np.testing.assert_allclose(found, expected)
+    assert table.cost({}).energy_uj == pytest.approx(table.energy_uj(np.array([[*graph.widths({}).values()]]))[0])
 
 
 def brute_force_peak(graph: DependencyGraph, policy: dict[str, int], batch: int) -> int:

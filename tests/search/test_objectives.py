@@ -38,10 +38,6 @@ class ProductTable:
         base = self.scale * (1000.0 + 10.0 * (widths[:, :1] * widths[:, 1:]).sum(axis=1))
         return {"p50": base, "p90": 1.1 * base, "p95": 1.2 * base, "p99": 1.5 * base}
 
-
-class EnergyTable(ProductTable):
-    """The same, with energy."""
-
     def energy_uj(self, widths: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         return widths.sum(axis=1).astype(np.float64)
 
@@ -129,12 +125,19 @@ def test_values_for_many_policies_are_those_of_one_at_a_time(graph: DependencyGr
 
 
 def test_energy_comes_from_the_table_that_has_it(graph: DependencyGraph, costs: Costs) -> None:
-    with_energy = Costs(graph, costs.space, {"cpu": EnergyTable()})
-    assert with_energy.values(objectives("energy"), [costs.space.dense]).tolist() == [[36.0]]
-    with pytest.raises(InputError, match="'cpu' has no energy data"):
-        costs.values(objectives("energy"), [costs.space.dense])
+    assert costs.values(objectives("energy"), [costs.space.dense]).tolist() == [[36.0]]
     with pytest.raises(InputError, match="only evaluation tells it"):
         costs.values(objectives("error"), [costs.space.dense])
+
+
+def test_throughput_is_bounded_and_not_minimised(costs: Costs) -> None:
+    with pytest.raises(InputError, match=r"Minimise latency_p50 instead.*'throughput >= 200'"):
+        objectives("throughput")
+    [bound] = parse_bounds(["throughput >= 1000"], QUALITIES, ("cpu",))
+    latency_us = ProductTable().latency_us(costs.space.group_widths([costs.space.dense]))["p50"][0]
+    assert latency_us > 1000.0
+    short = 1.0 - 1e6 / latency_us / 1000.0
+    assert costs.violations([bound], [costs.space.dense]).tolist() == pytest.approx([short])
 
 
 def test_evaluated_objectives_are_minimised() -> None:
