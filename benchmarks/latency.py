@@ -1,9 +1,12 @@
-"""How well latency models predict what others measured: phones' GPUs and data-centre GPUs.
+"""How well latency models predict: pruned models on this machine, and what others measured on phones and GPUs.
 
-    python benchmarks/latency.py --data ../shared/data/latency --seeds 10 --out runs/latency.json
+    python benchmarks/latency.py local [--models resnet18 vit] [--runtimes onnxruntime] [--threads 1]
+    python benchmarks/latency.py published --data ../shared/data/latency --seeds 10
 
-Each figure is the mean over random splits, with the lowest and highest; what is tested was in no fit, and every choice
-is made by cross-validation on the training part. Exit status 1 where what is asked is missed.
+`local` needs the extras `coverage` and `runtimes`, an hour, and a machine that does nothing else; what was measured is
+kept in the output folder and not measured again. For `published`, each figure is the mean over random splits, with the
+lowest and highest; what is tested was in no fit, and every choice is made by cross-validation on the training part.
+Exit status 1 where what is asked is missed.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere, installed or not
 
 from autoprune.core.files import write_json
-from benchmarks import latency_gpus, latency_phones
+from benchmarks import latency_gpus, latency_local, latency_phones
 from benchmarks.latency_data import GPUS, PHONES
+from benchmarks.latency_models import MODELS
 
 Figures = Mapping[str, Sequence[Mapping[str, float]]]
 AT_LEAST = ("within 10 %",)
@@ -42,14 +46,15 @@ def met(runs: Sequence[Mapping[str, float]], accepted: Mapping[str, float]) -> d
     return {name: means[name] >= ask if name in AT_LEAST else means[name] <= ask for name, ask in accepted.items()}
 
 
-def main() -> int:
-    """Run it; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of the published measurements")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", choices=("phones", "gpus"))
-    parser.add_argument("--out", type=Path, default=Path("runs/latency-published.json"))
-    options = parser.parse_args()
+def local(options: argparse.Namespace) -> bool:
+    """Profiles measured here against models they have not seen."""
+    settings = latency_local.Options(options.threads, options.budget, options.whole_models, options.out)
+    _, good = latency_local.run(options.models, options.runtimes, settings)
+    return good
+
+
+def published(options: argparse.Namespace) -> bool:
+    """Models of what others measured."""
     seeds = range(options.seeds)
     results: dict[str, Figures] = {}
     verdicts: dict[str, dict[str, bool]] = {}
@@ -67,7 +72,29 @@ def main() -> int:
     write_json(options.out, {"asked": asked, "figures": results, "met": verdicts, "seeds": options.seeds})
     for name, verdict in verdicts.items():
         print(f"{name}: " + ", ".join(f"{figure} {'met' if good else 'MISSED'}" for figure, good in verdict.items()))
-    return 0 if all(good for verdict in verdicts.values() for good in verdict.values()) else 1
+    return all(good for verdict in verdicts.values() for good in verdict.values())
+
+
+def main() -> int:
+    """Run it; see the module's docstring."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parts = parser.add_subparsers(required=True)
+    here = parts.add_parser("local")
+    here.add_argument("--models", nargs="+", choices=MODELS, default=list(latency_local.CHECKED))
+    here.add_argument("--runtimes", nargs="+", default=list(latency_local.RUNTIMES))
+    here.add_argument("--threads", type=int, default=1)
+    here.add_argument("--budget", type=float, default=180.0, help="seconds a profile")
+    here.add_argument("--whole-models", type=int, default=80, help="timed for a profile")
+    here.add_argument("--out", type=Path, default=Path("runs/latency-local"), help="folder of results")
+    here.set_defaults(run=local)
+    elsewhere = parts.add_parser("published")
+    elsewhere.add_argument("--data", type=Path, required=True, help="folder of the published measurements")
+    elsewhere.add_argument("--seeds", type=int, default=5)
+    elsewhere.add_argument("--only", choices=("phones", "gpus"))
+    elsewhere.add_argument("--out", type=Path, default=Path("runs/latency-published.json"))
+    elsewhere.set_defaults(run=published)
+    options = parser.parse_args()
+    return 0 if options.run(options) else 1
 
 
 if __name__ == "__main__":
