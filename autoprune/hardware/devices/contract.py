@@ -22,8 +22,8 @@ TOOL_SUFFIX=txt
 TOOL_UNIT=us
 TOOL_BATCH=1
 TOOL_NEEDS='expected nothing'
-tool_version() { echo 1; }
-tool_run() { echo "$1" >>runs; cat "$1"; }
+tool_version() { echo "${TOOL_TOLD:-1}"; }
+tool_run() { echo "$1" >>runs; [ "$1" != "${TOOL_REFUSES-}" ] && cat "$1"; }
 """
 SETTINGS = "TOOL=cat THREADS=1 MINIMUM_RUNS=1 MAXIMUM_RUNS=1 TARGET_US=1 WARMUP_RUNS=1 WARMUP_US=1 PRECISION=float32\n"
 

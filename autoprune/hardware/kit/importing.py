@@ -168,7 +168,8 @@ def _profile(
     empty_us = 0.0 if empty is None else empty.p50_us
     edges = _edges(timed, empty_us, manifest.batch)
     rows = _rows(manifest, timed, empty_us, edges)
-    check_unit([row for row in rows if not row.failure], {})
+    places = {model.as_kernel(): f"kit {place}, {LOGS}/*-{model.id}.log" for model in manifest.of("kernel")}
+    check_unit([row for row in rows if not row.failure], places)
     header = _header(asked, manifest, logs, environment, timed, empty_us, edges)
     bare = HardwareProfile(header, tuple(sorted(rows, key=lambda row: (row.family, row.sizes))))
     observed = [
