@@ -83,7 +83,7 @@ class Model:
             return self._bytes
         return onnx_model(self._program, self._widths, self._tensors).SerializeToString(deterministic=True)
 
-    def module(self) -> nn.Module:
+    def module(self) -> TracedModule:
         """As a new module in eval mode, without gradients: takes `inputs` one by one, returns a tuple.
 
         Casting or moving it leaves the original's tensors alone.
@@ -173,7 +173,7 @@ def onnx_of(model: Model) -> bytes | Failure:
         return Failure("unsupported", str(error))
 
 
-def module_of(model: Model) -> nn.Module | Failure:
+def module_of(model: Model) -> TracedModule | Failure:
     """The model as a torch module; a `Failure` where there is none."""
     try:
         return model.module()
