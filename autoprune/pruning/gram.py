@@ -143,7 +143,7 @@ class Sums:
                 "calibration: expected finite activations, got NaN or infinity at the input of "
                 f"'{self.source.name}'. Check that the batches are preprocessed as in training."
             )
-        symmetric = second if self.source.diagonal else (second + second.mT) / 2
+        symmetric = second if self.source.diagonal else (second + second.mT).div_(2)
         return Moments(symmetric, (self._first / self.count).cpu(), self.count)
 
     def _add(self, sums: tuple[Tensor, Tensor, int]) -> None:

@@ -38,7 +38,9 @@ def damped(gram: Tensor, damping: float) -> Tensor:
     """
     level = gram.diagonal(dim1=-2, dim2=-1).mean(dim=-1) * damping  # (blocks,)
     level = torch.where(level > 0, level, torch.ones_like(level))
-    return gram + level[:, None, None] * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+    result = gram.clone()
+    result.diagonal(dim1=-2, dim2=-1).add_(level[:, None])
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,8 @@ class _Elimination:
                 rows = rows.double()
                 own.baddbmm_(rows.mT, rows)
             energy = float((own * gram).sum())
-            spread += own / energy if energy > 0 else torch.zeros_like(own)
+            if energy > 0:
+                spread += own.div_(energy)
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
         return _Elimination(inverse, spread, _columns(problems[0].units, size))
 

@@ -15,7 +15,7 @@ from autoprune.graph.dimension import Indices, groups_of
 from autoprune.pruning.attention import Attention, Rotation, find_products
 from autoprune.pruning.calibration import Watcher, watch
 from autoprune.pruning.compensation import Compensation, compensations, factorised
-from autoprune.pruning.consumers import find_consumers
+from autoprune.pruning.consumers import Consumer, find_consumers
 from autoprune.pruning.gram import Sums
 from autoprune.pruning.norms import NormStatistics, NormSums, find_norms
 from autoprune.pruning.obs import LeastSquares
@@ -58,9 +58,9 @@ class Findings:
         for attention in attentions:
             watchers.setdefault(attention.product.operation, []).append(attention.watch)
         watch(graph, calibration, watchers)
-        moments = {key: summed.moments() for key, summed in sums.items() if summed.count > 0}
+        watchers.clear()  # they hold the sums too
         return Findings(
-            compensations(consumers, moments),
+            _compensations(consumers, sums),
             [norm.statistics() for norm in norms],
             [(attention, attention.rotation()) for attention in attentions],
         )
@@ -78,6 +78,17 @@ class Findings:
             if group in groups_of(attention.product.dimension) and not rotates:
                 found.append(attention.regression(group))
         return tuple(found)
+
+
+def _compensations(consumers: Sequence[Consumer], sums: dict[tuple[object, ...], Sums]) -> list[Compensation]:
+    """Those of all consumers that were called, in order; takes the sums, so that each moment is held once."""
+    found: dict[Consumer, Compensation] = {}
+    for key in list(sums):
+        summed = sums.pop(key)
+        if summed.count > 0:
+            alike = [consumer for consumer in consumers if consumer.source.key == key]
+            found.update(zip(alike, compensations(alike, {key: summed.moments()}), strict=True))
+    return [found[consumer] for consumer in consumers if consumer in found]
 
 
 class Repairs:
