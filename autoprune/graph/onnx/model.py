@@ -130,7 +130,7 @@ def placeholder(value: Value, widths: Widths) -> npt.NDArray[np.generic]:
     """Numbers of a parameter's shape that keep activations finite through deep networks."""
     shape = tuple(int(size(dimension, widths)) for dimension in value.dimensions)
     if value.dtype != "float32":
-        return np.zeros(shape, dtype=value.dtype)
+        return np.full(shape, value.dtype == "bool", dtype=value.dtype)  # a mask that hides all makes no finite number
     if len(shape) < 2:
         return np.ones(shape, dtype=np.float32)
     ramp = (np.arange(math.prod(shape), dtype=np.int64) * 7919 % 33 - 16).astype(np.float32)
