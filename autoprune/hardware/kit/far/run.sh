@@ -67,10 +67,15 @@ flush() {
   fi
 }
 
+# PID: whether that process is there. One that is dead and that nobody waits for still has its number.
+runs() {
+  kill -0 "$1" 2>/dev/null && ! grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
+}
+
 lock() {
   if ! mkdir lock 2>/dev/null; then
     other=$(cat lock/pid 2>/dev/null)
-    if [ -n "$other" ] && kill -0 "$other" 2>/dev/null; then
+    if [ -n "$other" ] && runs "$other"; then
       die "expected no other run of this kit, got process $other under way. Wait for it, end it, or remove lock/."
     fi
   fi
@@ -87,13 +92,14 @@ check_files() {
   fi
 }
 
+# Once: of the run that began.
 write_environment() {
-  { sh environment.sh && printf 'tool: %s %s\n' "$TOOL" "$VERSION"; } >environment.tmp
   if [ -s environment.txt ]; then
     before=$(sed -n 's/^tool: //p' environment.txt)
-    [ "$before" = "$TOOL $VERSION" ] || die "logs/ is of $before, this is $TOOL $VERSION. Use that, or remove logs/ and environment.txt."
+    [ "$before" = "$TOOL $VERSION" ] && return
+    die "logs/ is of $before, this is $TOOL $VERSION. Use that, or remove logs/ and environment.txt."
   fi
-  mv environment.tmp environment.txt
+  { sh environment.sh && printf 'tool: %s %s\n' "$TOOL" "$VERSION"; } >environment.tmp && mv environment.tmp environment.txt
 }
 
 if [ "${1-}" = convert ]; then
