@@ -111,32 +111,52 @@ def progress() -> Iterator[Any]:
     if not console.is_terminal:
         yield _Lines()
         return
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.text import Text
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
+    class Left(ProgressColumn):
+        """What the estimate says, counted down."""
+
+        def render(self, task: Task) -> Text:
+            return Text(task.fields["estimate"].left(), style="cyan")
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), Elapsed(), Left())
     with Progress(*columns, console=console) as bars:
-        tasks: dict[str, Any] = {}
+        tasks: dict[str, tuple[Any, _Estimate]] = {}
 
         def report(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:  # what was done before it was resumed says nothing of the speed
-                tasks[stage] = bars.add_task(stage, total=total, completed=done)
-            bars.update(tasks[stage], completed=done, total=total)
+            if stage not in tasks:
+                estimate = _Estimate(done)
+                tasks[stage] = (bars.add_task(stage, total=total, estimate=estimate), estimate)
+            task, estimate = tasks[stage]
+            estimate.update(done, total)
+            bars.update(task, completed=done, total=total)
 
         yield report
+
+
+class _Estimate:
+    """The time that a stage still takes, at the speed that it had so far; its total may change on the way.
+
+    Args:
+        done: when it began: what was done before it was resumed says nothing of the speed.
+    """
+
+    def __init__(self, done: int) -> None:
+        self._begun, self._start = done, time.monotonic()
+        self._end: float | None = None
+
+    def update(self, done: int, total: int) -> None:
+        """Now so much is done, of so much."""
+        now = time.monotonic()
+        if done > self._begun:
+            self._end = now + (now - self._start) * (total - done) / (done - self._begun)
+
+    def left(self) -> str:
+        """`40 s left`; nothing where that is not known, or over."""
+        seconds = 0.0 if self._end is None else self._end - time.monotonic()
+        return f"{format_seconds(seconds)} left" if seconds >= 1.0 else ""
 
 
 class _Lines:
@@ -144,20 +164,15 @@ class _Lines:
 
     def __init__(self) -> None:
         self._tenths: dict[str, int] = {}
-        self._first: dict[str, tuple[int, float]] = {}
+        self._estimates: dict[str, _Estimate] = {}
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
-        begun, start = self._first.setdefault(stage, (done, time.monotonic()))
+        estimate = self._estimates.setdefault(stage, _Estimate(done))
+        estimate.update(done, total)
         if self._tenths.get(stage) != tenth:
             self._tenths[stage] = tenth
-            note(f"{stage}: {done}/{total}{_left(done - begun, total - done, time.monotonic() - start)}")
-
-
-def _left(done: int, left: int, seconds: float) -> str:
-    """`, 40 s left` where some is done and what is left takes long enough to say so."""
-    estimate = seconds * left / done if done > 0 else 0.0
-    return f", {format_seconds(estimate)} left" if estimate >= 1.0 else ""
+            note(", ".join(filter(None, (f"{stage}: {done}/{total}", estimate.left()))))
 
 
 def _jsonable(data: Any) -> Any:

@@ -1,8 +1,9 @@
-"""`autoprune profile run|import|list|show`: hardware profiles."""
+"""`autoprune profile run|import|list|show|check`: hardware profiles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from autoprune.cli.output import Json, cell, counted, emit_json, note, plain, pr
 from autoprune.core.errors import InputError
 
 if TYPE_CHECKING:
+    from autoprune.hardware.check import Check
     from autoprune.hardware.importers import NamedKernels
     from autoprune.hardware.profile import HardwareProfile
 
@@ -32,7 +34,7 @@ _COLUMNS: dict[str, Callable[[Header], str]] = {
 }
 
 app = typer.Typer(
-    help="Measure, list and show hardware profiles.",
+    help="Measure, import, list, show and check hardware profiles.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -58,55 +60,122 @@ def list_(as_json: Json = False) -> None:
 @app.command()
 def show(
     profile: Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's name or folder.")],
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Write a page (.html) that draws times against widths.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Show a profile: device, runtime, protocol, provenance, validation."""
+    """Show a profile: device, runtime, protocol, provenance, validation; and draw its staircases."""
     from autoprune.hardware.profile import load_profile
 
-    _show(load_profile(profile), as_json)
+    loaded = load_profile(profile)
+    if picture is not None:
+        from autoprune.artifacts.staircases import write_staircases
+
+        write_staircases(loaded, picture)
+        note(f"written: {picture}")
+    _show(loaded, as_json)
+
+
+@app.command()
+def check(
+    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="A profile's name or folder.")],
+    kernels: Annotated[int, typer.Option("--kernels", min=1, help="How many to time again.")] = 40,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of which ones.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Time some of a profile's kernels again: does it still hold on this machine? Exit status 0 if so, else 1."""
+    from autoprune.hardware.check import check_profile
+    from autoprune.hardware.profile import load_profile
+
+    loaded = load_profile(profile)
+    with progress() as report:
+        found = check_profile(loaded, kernels, seed=seed, progress=report)
+    if as_json:
+        emit_json(found.to_data())
+    else:
+        _show_check(found)
+    if not found.holds:
+        raise typer.Exit(1)
 
 
 @app.command()
 def run(
     model: Model,
     inputs: Inputs,
-    name: Annotated[str | None, typer.Option("--name", help="Name of the profile; else device and runtime.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", help="Name of the profile; else device, runtime and settings.")
+    ] = None,
     output: Annotated[Path, typer.Option("--output", help="Folder that the profile's folder is made in.")] = Path(
         "hardware_profiles"
     ),
-    runtime: Annotated[str, typer.Option("--runtime", help="What runs the model.")] = "onnxruntime",
+    device: Annotated[
+        str, typer.Option("--device", help="local, ssh:user@host:port, android or android:serial.")
+    ] = "local",
+    runtime: Annotated[
+        str, typer.Option("--runtime", help="What runs the model: onnxruntime, openvino, executorch, pytorch, ...")
+    ] = "onnxruntime",
     space: Annotated[
         str, typer.Option("--space", help="Search space whose widths are measured; auto picks one.")
     ] = "auto",
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")] = 1,
-    budget: Annotated[str | None, typer.Option("--budget", help="Time for measuring, such as 5min.")] = None,
+    precision: Annotated[
+        str, typer.Option("--precision", help="float32, bfloat16, float16 or int8, where the runtime has it.")
+    ] = "float32",
+    layout: Annotated[
+        str, typer.Option("--layout", help="contiguous or channels_last, where the runtime has it.")
+    ] = "contiguous",
+    processor: Annotated[
+        str, typer.Option("--processor", help="What of the device runs the model: cpu, cuda, ...")
+    ] = "cpu",
+    budget: Annotated[
+        str | None, typer.Option("--budget", help="Time for all of it, such as 10min; else everything is timed.")
+    ] = None,
+    whole_models: Annotated[
+        int, typer.Option("--whole-models", min=0, help="Pruned models timed from end to end.")
+    ] = 60,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the order and of the whole models.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Measure this device for a model: its kernels at the widths of the space, and a few whole models."""
+    """Measure a device for a model: its kernels at the widths of the space, and whole pruned models.
+
+    What is timed is kept beside the profile until it is written: the same command again goes on where it was stopped,
+    however that was.
+    """
     from autoprune import api
     from autoprune.callables import example_inputs, load_model
     from autoprune.core.units import parse_seconds
 
     budget_s = parse_seconds(budget) if budget is not None else None
-    if name is not None and (output / name).exists():
-        raise InputError(f"profile run: expected a new name, got '{name}', which {output} already has.")
+    settings: dict[str, Any] = {"runtime": runtime, "threads": threads, "batch": batch, "precision": precision, "layout": layout,
+                "processor": processor}  # fmt: skip
+    made = _profile_name(name, device, settings)
+    if (output / made).exists():
+        raise InputError(
+            f"profile run: expected a new name, got '{made}', which {output} already has. Choose another with --name."
+        )
+    kept = output / (f"{made}.journal.jsonl" if device == "local" else f"{made}.kit")
+    if kept.exists():
+        note(f"going on with {kept}")
     with progress() as report:
         profile = api.profile_device(
-            runtime=runtime,
+            **settings,
             model=load_model(model, Path.cwd()),
             example_inputs=example_inputs(inputs),
             space=space,
-            threads=threads,
-            batch=batch,
+            device=device,
             budget_s=budget_s,
-            name=name,
+            whole_models=whole_models,
+            name=made,
             progress=report,
+            seed=seed,
+            journal=kept,
         )
-    folder = output / profile.name
-    profile.save(folder)
+    profile.save(output / made)
+    _remove(kept)
     _show(profile, as_json)
-    note(f"written: {folder}")
+    note(f"written: {output / made}")
 
 
 @app.command("import")
@@ -152,6 +221,45 @@ def import_(
     profile.save(folder)
     _show(profile, as_json)
     note(f"written: {folder}")
+
+
+def _profile_name(name: str | None, device: str, settings: Mapping[str, Any]) -> str:
+    """The name of the profile's folder.
+
+    Raises:
+        InputError: none is given for a device elsewhere, or one that is no name of a folder.
+    """
+    if name is None:
+        if device != "local":
+            raise InputError(f"profile run: expected --name beside --device {device}, got none.")
+        from autoprune.hardware.profiling import ProfileSettings, default_name
+
+        return default_name(ProfileSettings(**settings))
+    if not name or name in (".", "..") or "/" in name or "\\" in name:
+        raise InputError(f"profile run: expected a name without slashes, got '{name}'. Say where with --output.")
+    return name
+
+
+def _remove(kept: Path) -> None:
+    """What was kept of a measurement that is written now."""
+    if kept.is_dir():
+        shutil.rmtree(kept)
+    else:
+        kept.unlink(missing_ok=True)
+
+
+def _show_check(found: Check) -> None:
+    low, high = f"{found.low:.2f}", f"{found.high:.2f}"
+    plain(f"{'profile':<28} {found.profile}")
+    plain(f"{'kernels':<28} {found.kernels} timed again")
+    plain(f"{'time now / time in profile':<28} {found.median_ratio:.2f} (middle four fifths: {low} to {high})")
+    plain(f"{'within 10 %':<28} {found.within:.0%}")
+    for what, (there, here) in found.differences.items():
+        plain(f"{'different here':<28} {what}: {here}, in the profile {there}")
+    for failure in found.failures:
+        plain(f"{'refused':<28} {failure}")
+    verdict = "holds" if found.holds else "does not hold: measure it anew with 'autoprune profile run'"
+    plain(f"{'verdict':<28} {verdict}")
 
 
 def _named(model: str, inputs: list[str], batch: int) -> NamedKernels:

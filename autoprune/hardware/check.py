@@ -29,6 +29,7 @@ KERNELS = 40
 TOLERANCE = 0.1
 ENOUGH = 0.5  # of the kernels must be as near as that
 MIDDLE = (0.1, 0.9)
+BUSY = 0.5  # load of a core that is worth a word
 ENVIRONMENT = ("governor", "turbo", "smt", "cgroup_cpu_max")
 
 
@@ -145,7 +146,11 @@ def compare(
     pairs |= {what: (header.environment.get(what, ""), environment.get(what, "")) for what in ENVIRONMENT}
     flags = {*header.runtime.flags, *runtime.flags} if header.runtime.flags else set()
     pairs |= {f"runtime {k}": (header.runtime.flags.get(k, ""), runtime.flags.get(k, "")) for k in sorted(flags)}
-    return {what: (old, new) for what, (old, new) in pairs.items() if old and new and old != new}
+    found = {what: (old, new) for what, (old, new) in pairs.items() if old and new and old != new}
+    load = float(environment.get("load_1min", 0.0))
+    if load > BUSY * device["cores"]:
+        found["load"] = (header.environment.get("load_1min", "unknown"), f"{load:.2f} on {device['cores']} cores")
+    return found
 
 
 def sample(rows: Sequence[KernelRow], count: int, seed: int) -> list[KernelRow]:

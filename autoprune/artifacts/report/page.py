@@ -18,7 +18,7 @@ from autoprune.core.errors import AutopruneError
 from autoprune.core.files import write_text
 
 # Nothing may be loaded from anywhere, whatever stands in the page.
-_POLICY = (
+POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; font-src data:"
 )
 
@@ -49,9 +49,9 @@ def render(data: ReportData) -> str:
     return "".join(
         [
             '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(data.name)} - Autoprune report</title><style>{_resource('page.css')}</style></head>",
+            f"<title>{escape(data.name)} - Autoprune report</title><style>{resource('page.css')}</style></head>",
             "<body><main>",
             _header(data),
             _front_section(data),
@@ -62,9 +62,9 @@ def render(data: ReportData) -> str:
             _prediction_section(data, figures),
             _section("How it was made", tables.facts(data)),
             "</main>",
-            f"<script>{_plotly()}</script>",
+            f"<script>{plotly_script()}</script>",
             f'<script id="data" type="application/json">{script_json(payload)}</script>',
-            f"<script>{_resource('page.js')}</script></body></html>\n",
+            f"<script>{resource('page.js')}</script></body></html>\n",
         ]
     )
 
@@ -149,12 +149,18 @@ def _section(title: str, body: str, hint: str = "") -> str:
     return f"<section><h2>{title}</h2>{f'<p class=hint>{hint}</p>' if hint else ''}{body}</section>"
 
 
-def _resource(name: str) -> str:
+def resource(name: str) -> str:
+    """A file that lies beside this one."""
     return files("autoprune.artifacts.report").joinpath(name).read_text(encoding="utf-8")
 
 
 @cache
-def _plotly() -> str:
+def plotly_script() -> str:
+    """Plotly's code, safe inside `<script>`.
+
+    Raises:
+        AutopruneError: plotly is not installed.
+    """
     # Found and read as a file: importing plotly takes longer than writing the report.
     spec = find_spec("plotly")
     if spec is None or spec.origin is None:
