@@ -19,25 +19,37 @@ class TensorRt:
     def read(self, path: Path, settings: ImportSettings) -> Imported:
         """The times of every layer that takes any."""
         model = needed_model(path, WHAT, settings)
-        data = read_json_file(path, WHAT)
-        if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
-            raise InputError(f"{WHAT} {path}: expected a list of layers, got {type(data).__name__}.")
-        count = next((whole(item["count"], f"{WHAT} {path}, count", 1, 10**9) for item in data if "count" in item), 1)
-        reports: list[Report] = []
-        names: set[str] = set()
-        for item in data:
-            if set(item) == {"count"}:
-                continue
-            report = _report(item, f"{WHAT} {path}", count)
-            if report is None:
-                continue
-            if report.name in names:
-                raise InputError(f"{WHAT} {path}: expected each layer once, got '{report.name[:80]}' twice.")
-            names.add(report.name)
-            reports.append(report)
-        if not reports:
-            raise InputError(f"{WHAT} {path}: expected layers with 'name' and 'averageMs', got none.")
-        return timings_of(reports, model, f"{WHAT} {path}")
+        return timings_of(layer_reports(read_json_file(path, WHAT), f"{WHAT} {path}"), model, f"{WHAT} {path}")
+
+
+def layer_reports(data: Any, place: str) -> list[Report]:
+    """What an exported profile says of every layer that takes any time.
+
+    Args:
+        data: the JSON value of the profile.
+        place: where it stands, for messages.
+
+    Raises:
+        InputError: not a profile, a time that is no number, a layer twice, or no layer in it.
+    """
+    if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
+        raise InputError(f"{place}: expected a list of layers, got {type(data).__name__}.")
+    count = next((whole(item["count"], f"{place}, count", 1, 10**9) for item in data if "count" in item), 1)
+    reports: list[Report] = []
+    names: set[str] = set()
+    for item in data:
+        if set(item) == {"count"}:
+            continue
+        report = _report(item, place, count)
+        if report is None:
+            continue
+        if report.name in names:
+            raise InputError(f"{place}: expected each layer once, got '{report.name[:80]}' twice.")
+        names.add(report.name)
+        reports.append(report)
+    if not reports:
+        raise InputError(f"{place}: expected layers with 'name' and 'averageMs', got none.")
+    return reports
 
 
 def _report(item: dict[str, Any], place: str, count: int) -> Report | None:

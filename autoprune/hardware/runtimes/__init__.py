@@ -78,8 +78,9 @@ class Runtime(Protocol):
 
         Returns:
             Operation of the model, by the name it has in the program -> its time in each run.  # (runs,), microseconds
-            What belongs to no operation stands under "", so that sums are those of the whole. A `Failure` of kind
-            "unsupported" where the runtime has no such profile.
+            A kernel's time stands under one of its operations, zeros where another one took it up; what belongs to
+            no operation stands under "", so that the sum is the whole's time. A `Failure` of kind "unsupported" where
+            the runtime has no such profile.
         """
 
 

@@ -65,17 +65,25 @@ def operations_of(nodes: Sequence[Node], parts: Parts) -> dict[str, str]:
     return found
 
 
-def totals(times: Mapping[str, Floats], owners: Mapping[str, str]) -> dict[str, Floats]:
-    """The nodes' times added up by operation; nodes that no owner is known of are `NOBODY`'s.
+def by_operation(
+    times: Mapping[str, Floats], nodes: Sequence[Node], parts: Parts, whole_us: float = 0.0
+) -> dict[str, Floats]:
+    """The nodes' times added up by operation, one for every kernel: zeros where no node is left of it.
+
+    What a run takes beyond its nodes is `NOBODY`'s, and so are nodes that no operation is known of.
 
     Args:
         times: node -> time of each run.  # (runs,)
-        owners: node -> operation.
+        nodes: in the order they run.
+        parts: of the model.
+        whole_us: typical time of a run, where it is known.
     """
-    found: dict[str, Floats] = {}
+    owners = operations_of(nodes, parts)
+    runs = len(next(iter(times.values()), ()))
+    found = {name: np.zeros(runs) for name in (*parts.names, NOBODY)}
     for name, own in times.items():
-        operation = owners.get(name, NOBODY)
-        found[operation] = found[operation] + own if operation in found else own
+        found[owners.get(name, NOBODY)] += own
+    found[NOBODY] += max(0.0, whole_us - sum(float(np.median(own)) for own in found.values()))
     return found
 
 

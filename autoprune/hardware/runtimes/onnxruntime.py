@@ -18,7 +18,7 @@ from autoprune.hardware.importers.onnxruntime import node_times
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
 from autoprune.hardware.runtimes.model import Model, onnx_of
-from autoprune.hardware.runtimes.nodes import Node, in_turn, operations_of, totals, without_overhead
+from autoprune.hardware.runtimes.nodes import Node, by_operation, in_turn, without_overhead
 from autoprune.hardware.runtimes.onnx_precision import in_float16, in_int8
 
 NAME = "onnxruntime"
@@ -89,7 +89,7 @@ class OnnxRuntime:
         # Nodes of one name ran in turn: as many times of it a run.
         counted = {name: np.array(own).reshape(-1, len(own) // session.runs) for name, own in found.items()}
         times = {name: own.sum(axis=1)[-runs:] for name, own in counted.items()}
-        return totals(without_overhead(times, whole_us), operations_of(_nodes(graph, found), model.parts))
+        return by_operation(without_overhead(times, whole_us), _nodes(graph, found), model.parts, whole_us)
 
     def _session(self, model: Model, settings: RunSettings, options: Any) -> _Session | Failure:
         if (failure := refused(NAME, settings, PRECISIONS)) is not None:

@@ -14,7 +14,7 @@ from autoprune.core.errors import Failure, InputError
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
 from autoprune.hardware.runtimes.model import Model, onnx_of
-from autoprune.hardware.runtimes.nodes import Node, in_turn, operations_of, totals
+from autoprune.hardware.runtimes.nodes import Node, by_operation, in_turn
 from autoprune.hardware.runtimes.onnx_precision import in_int8
 
 NAME = "openvino"
@@ -68,7 +68,7 @@ class OpenVino:
         run = {name: time for name, time in zip(request.names, own.tolist(), strict=True) if time > 0}
         share = min(1.0, whole_us / max(sum(run.values()), 1e-9))
         times = {name: np.full(runs, share * time) for name, time in run.items()}
-        return totals(times, operations_of(request.nodes(frozenset(run)), model.parts))
+        return by_operation(times, request.nodes(frozenset(run)), model.parts, whole_us)
 
     def _request(self, model: Model, settings: RunSettings, extra: Mapping[str, Any]) -> _Request | Failure:
         core = _core()

@@ -15,7 +15,7 @@ from autoprune.graph.run import INTEGER, concrete, fill, resolve_target
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Floats, Runner, RunSettings
 from autoprune.hardware.runtimes.model import Model
-from autoprune.hardware.runtimes.nodes import Node, in_turn, operations_of, totals, without_overhead
+from autoprune.hardware.runtimes.nodes import Node, by_operation, in_turn, without_overhead
 from autoprune.hardware.runtimes.torch_runner import Prepared, prepare, runner, threads_of
 
 NAME = "pytorch"
@@ -56,8 +56,8 @@ class PyTorch:
         operations = prepared.module.program.operations
         times = np.array(stepwise.times_us[-runs:])  # (runs, n_operations)
         reported = {operation.name: times[:, place] for place, operation in enumerate(operations)}
-        owners = operations_of(_nodes(prepared.module.program), model.parts)
-        return totals(without_overhead(reported, whole_us), owners)
+        nodes = _nodes(prepared.module.program)
+        return by_operation(without_overhead(reported, whole_us), nodes, model.parts, whole_us)
 
 
 class _Stepwise:
