@@ -12,7 +12,11 @@ from autoprune.core.errors import InputError
 from autoprune.pareto.hypervolume import hypervolume
 from autoprune.search.proposals import Proposal, derived_seed, nearby, without_repeats
 from autoprune.search.samplers import SAMPLERS, Sampler, SamplerSettings, Told
-from autoprune.search.samplers.nsga2 import GENERATION_KEY, Nsga2, population_size
+from autoprune.search.samplers.archive import Archive, crowding
+from autoprune.search.samplers.genetic import population_size
+from autoprune.search.samplers.nsga2 import GENERATION_KEY, Nsga2
+from autoprune.search.samplers.nsga3 import Nsga3, divisions
+from tests.search.synthetic import SyntheticProblem, synthetic_problem
 
 LEVELS = (4, 1, 3, 8, 5, 2)
 
@@ -103,11 +107,39 @@ def search(name: str, levels: tuple[int, ...], trials: int, seed: int) -> float:
     return hypervolume([objectives(choice, levels) for choice in seen[:trials]], worst)
 
 
-def test_nsga2_beats_random() -> None:
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "archive"])
+def test_it_beats_random(name: str) -> None:
     levels = (6,) * 12
-    assert np.mean([search("nsga2", levels, 240, s) for s in range(2)]) > 1.02 * np.mean(
+    assert np.mean([search(name, levels, 240, s) for s in range(2)]) > 1.02 * np.mean(
         [search("random", levels, 240, s) for s in range(2)]
     )
+
+
+def found(name: str, problem: SyntheticProblem, trials: int, seed: int) -> set[tuple[float, ...]]:
+    """Objective values of all that a sampler tries, repeats moved as a study moves them."""
+    (latency,) = (objective for objective in problem.objectives if not objective.evaluated)
+    sampler = make(name, problem.space.levels, trials)
+    seen: dict[tuple[int, ...], tuple[float, ...]] = {}
+    while len(seen) < trials:
+        asked = sampler.ask(sampler.batch_size, derived_seed(seed, len(seen)))
+        wanted = [Proposal(len(seen) + i, choice, "sampler") for i, choice in enumerate(asked)]
+        batch = []
+        for place, proposal in enumerate(without_repeats(wanted, seen, problem.space.levels, seed)):
+            cost = float(problem.costs.values([latency], [proposal.choice])[0, 0])
+            values = (problem.evaluator.error(problem.space.policy(proposal.choice)), cost)
+            batch.append(Told(len(seen) + place, proposal.choice, values, {}))
+        sampler.tell(batch)
+        seen.update({told.choice: told.values for told in batch if told.values is not None})
+    return set(itertools.islice(seen.values(), trials))
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "archive"])
+def test_most_of_a_known_front_is_found(name: str) -> None:
+    """300 of 1,024 choices hold most of the 40 on the front."""
+    problem = synthetic_problem(variables=5, levels=4)
+    front = problem.front()
+    shares = [len(front & found(name, problem, 300, seed)) / len(front) for seed in range(2)]
+    assert np.mean(shares) > 0.6
 
 
 class TestGenerations:
@@ -173,6 +205,103 @@ class TestGenerations:
         assert sizes == [8, 12, 20, 44, 64, 64]
 
 
+class TestReferencePoints:
+    @pytest.mark.parametrize(("objectives", "population"), [*itertools.product((1, 2, 3, 5), (2, 8, 20, 64))])
+    def test_as_many_as_parents_at_most(self, objectives: int, population: int) -> None:
+        def points(parts: int) -> int:
+            return sum(1 for _ in itertools.combinations_with_replacement(range(objectives), parts))
+
+        parts = divisions(objectives, population)
+        assert parts == 1 or points(parts) <= population
+        assert objectives == 1 or points(parts + 1) > population
+
+    def test_seeds_are_parents(self) -> None:
+        sampler = Nsga3(SamplerSettings(LEVELS, 2, 100, batch=4))
+        dense, narrowest = tuple(count - 1 for count in LEVELS), (0,) * len(LEVELS)
+        sampler.tell(told(0, [dense, narrowest, *sampler.ask(10, 0)]))
+        assert {dense, narrowest} <= set(sampler.parents())
+        assert len(sampler.parents()) == 4
+
+    def test_the_tag_is_the_one_that_optuna_writes(self) -> None:
+        sampler = Nsga3(SamplerSettings(LEVELS, 2, 100, batch=4))
+        for batch in range(3):
+            sampler.tell(told(batch * 4, sampler.ask(4, batch)))
+        study = sampler._memory.study(sampler._sampler(0))
+        trial = study.ask(sampler._memory.space)
+        assert study.trials[trial.number].system_attrs[Nsga3.key] == 3
+
+    def test_parents_stay_in_every_direction(self) -> None:
+        """Of three objectives: the best of each, and one between, out of a crowd around a corner."""
+        sampler = Nsga3(SamplerSettings((40,), 3, 100, batch=6))
+        corners = [(0.0, 1.0, 1.0), (1.0, 0.0, 1.0), (1.0, 1.0, 0.0), (0.4, 0.4, 0.4)]
+        crowd = [(0.0 + 0.001 * i, 1.0 - 0.001 * i, 0.999) for i in range(1, 21)]
+        sampler.tell([Told(i, (i,), values, {}) for i, values in enumerate([*corners, *crowd])])
+        assert {(1,), (2,), (3,)} <= set(sampler.parents())
+
+    def test_among_infeasible_ones_the_nearest_are_parents(self) -> None:
+        sampler = Nsga3(SamplerSettings((9,) * 3, 2, 100, batch=2))
+        sampler.tell([Told(i, (i, 0, 0), (float("inf"), 1.0), {"c": v}) for i, v in enumerate((0.9, 0.2, 0.5, 0.1))])
+        assert set(sampler.parents()) == {(1, 0, 0), (3, 0, 0)}
+        sampler.tell([Told(4 + i, (i, 5, 5), (1.0 - i, 1.0 * i), {"c": -0.1}) for i in range(2)])
+        assert set(sampler.parents()) == {(0, 5, 5), (1, 5, 5)}
+
+
+class TestArchive:
+    def archive(self, levels: tuple[int, ...] = (9,) * 8) -> Archive:
+        return Archive(SamplerSettings(levels, 2, 100, batch=8))
+
+    def test_members_are_what_nothing_dominates(self) -> None:
+        sampler = self.archive(levels=(9,))
+        values = [(3.0, 1.0), (1.0, 3.0), (3.0, 3.0), (1.0, 3.0), (2.0, 2.0)]
+        sampler.tell([Told(i, (i,), pair, {}) for i, pair in enumerate(values)])
+        assert sampler.members() == [(0,), (1,), (4,)]
+        sampler.tell([Told(5, (5,), (1.0, 1.5), {}), Told(6, (6,), (9.0, 9.0), {}), Told(7, (7,), None, {})])
+        assert sampler.members() == [(0,), (5,)]
+
+    def test_moves_are_one_to_three_variables_by_one_level(self) -> None:
+        sampler = self.archive()
+        origin = (4,) * 8
+        sampler.tell([Told(0, origin, (1.0, 1.0), {})])
+        steps = [np.array(choice) - 4 for seed in range(20) for choice in sampler.ask(10, seed)]
+        assert all(abs(step).max() == 1 for step in steps)
+        assert {int(abs(step).sum()) for step in steps} == {1, 2, 3}
+        pairs = [step for step in steps if abs(step).sum() == 2]
+        assert np.mean([step.sum() == 0 for step in pairs]) > 0.6  # what one gives the other takes
+
+    def test_moves_stay_inside(self) -> None:
+        levels = (2, 1, 3)
+        sampler = self.archive(levels)
+        sampler.tell([Told(0, (1, 0, 2), (1.0, 1.0), {})])
+        choices = sampler.ask(60, 1)
+        assert {choice for choice in choices if choice != (1, 0, 2)} == {(0, 0, 2), (1, 0, 1), (0, 0, 1)}
+
+    def test_what_was_tried_is_not_asked_for_again(self) -> None:
+        sampler = self.archive(levels=(3, 3))
+        tried = [(1, 1), (0, 1), (1, 0), (2, 1)]
+        sampler.tell([Told(i, choice, (float(i), float(i)), {}) for i, choice in enumerate(tried)])
+        fresh = sampler.ask(4, 0)
+        assert len(set(fresh)) == 4
+        assert not set(fresh) & set(tried)
+
+    def test_infeasible_members_stay_until_there_is_a_feasible_one(self) -> None:
+        sampler = self.archive(levels=(20,))
+        sampler.tell([Told(i, (i,), (float("inf"), 1.0), {"c": 0.1 * (i + 1)}) for i in range(12)])
+        assert sampler.members() == [(i,) for i in range(8)]  # the nearest
+        sampler.tell([Told(12, (15,), (5.0, 5.0), {"c": -0.1})])
+        assert sampler.members() == [(15,)]
+
+    def test_the_lonely_are_moved_from_more_often(self) -> None:
+        """Ends and the one in the gap have more room than those in the crowd."""
+        np.testing.assert_allclose(crowding([(0.0, 4.0), (1.0, 2.0), (4.0, 0.0)]), [np.inf, 2.0, np.inf])
+        np.testing.assert_allclose(crowding([(0.0, 1.0), (0.1, 0.9), (0.5, 0.5), (1.0, 0.0)])[1:3], [1.0, 1.8])
+        assert crowding([(1.0, 1.0)]).tolist() == [np.inf]
+        sampler = self.archive(levels=(100,) * 20)
+        values = [(0.0, 1.0), (0.01, 0.99), (0.02, 0.98), (0.03, 0.97), (0.5, 0.5), (1.0, 0.0)]
+        sampler.tell([Told(i, (10 * i + 5, *[50] * 19), pair, {}) for i, pair in enumerate(values)])
+        origins = [round((choice[0] - 5) / 10) for choice in sampler.ask(60, 0)]
+        assert sum(origin in (1, 2, 3) for origin in origins) < sum(origin in (0, 4, 5) for origin in origins) / 2
+
+
 class TestProposals:
     def test_repeats_move_to_something_new(self) -> None:
         levels = (4, 4, 4)
@@ -216,5 +345,8 @@ def test_settings_are_checked(settings: tuple[tuple[int, ...], int, int, int | N
 
 
 def test_unknown_sampler_lists_the_known() -> None:
-    with pytest.raises(InputError, match=r"unknown sampler 'nsga3'\. Did you mean 'nsga2'\? Known: .*random, tpe"):
-        SAMPLERS.get("nsga3")
+    with pytest.raises(
+        InputError,
+        match=r"unknown sampler 'nsga4'\. Did you mean 'nsga[23]'\? Known: archive, nsga2, nsga3, .*random, tpe",
+    ):
+        SAMPLERS.get("nsga4")

@@ -77,7 +77,9 @@ SAMPLERS: Registry[SamplerFactory] = Registry(
     "sampler",
     "autoprune.samplers",
     {
+        "archive": "autoprune.search.samplers.archive:Archive",
         "nsga2": "autoprune.search.samplers.nsga2:Nsga2",
+        "nsga3": "autoprune.search.samplers.nsga3:Nsga3",
         "random": "autoprune.search.samplers.random:Random",
         "tpe": "autoprune.search.samplers.tpe:Tpe",
     },
