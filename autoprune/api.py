@@ -45,6 +45,7 @@ def profile_device(
     progress: Progress | None = None,
     seed: int = 0,
     journal: str | Path | None = None,
+    python: str = "python3",
 ) -> HardwareProfile:
     """Measure a machine for a model: its kernels at the widths of a search space, and a few whole models.
 
@@ -66,6 +67,7 @@ def profile_device(
         seed: of the order and of the whole models.
         journal: a file, for other devices a folder, that keeps what is done: the same call goes on with it when it was
             cut off. Remove it once the profile is saved.
+        python: interpreter of another machine, for runtimes that are Python there.
 
     Raises:
         InputError: a model that cannot be traced, or in which nothing can be pruned; an unknown runtime, device or
@@ -87,7 +89,7 @@ def profile_device(
     )
     kept = None if journal is None else Path(journal)
     if device != "local":
-        return _profile_elsewhere(device, graph, widths, settings, kept, progress)
+        return _profile_elsewhere(device, graph, widths, settings, python, kept, progress)
     return profile_graph(graph, settings, widths=widths, progress=progress, journal=kept)
 
 
@@ -96,11 +98,13 @@ def _profile_elsewhere(
     graph: DependencyGraph,
     widths: Mapping[str, Sequence[int]],
     settings: ProfileSettings,
+    python: str,
     folder: Path | None,
     progress: Progress | None,
 ) -> HardwareProfile:
     """A profile of a machine that a kit is sent to."""
     from autoprune.hardware.kit.importing import Asked
+    from autoprune.hardware.kit.manifest import KitProtocol
     from autoprune.hardware.kit.planning import KitSettings
     from autoprune.hardware.kit.remote import profile_remote
 
@@ -117,6 +121,8 @@ def _profile_elsewhere(
         batch=settings.batch,
         precision=settings.precision,
         whole_models=settings.whole_models,
+        protocol=KitProtocol(seed=settings.seed),
+        python=python,
     )
     asked = Asked(name=settings.name)
     if folder is not None:

@@ -1,4 +1,4 @@
-"""`autoprune profile run|import|list|show|check`: hardware profiles."""
+"""`autoprune profile run|kit|import|list|show|check`: hardware profiles."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autoprune.cli import profile_kit
 from autoprune.cli.inspect import Inputs, Model
 from autoprune.cli.output import Json, cell, counted, emit_json, note, plain, progress, table
 from autoprune.core.errors import InputError
@@ -39,6 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+app.command("kit")(profile_kit.kit)
 
 
 @app.command("list")
@@ -135,6 +139,7 @@ def run(
     whole_models: Annotated[
         int, typer.Option("--whole-models", min=0, help="Pruned models timed from end to end.")
     ] = 60,
+    python: profile_kit.Python = "python3",
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the order and of the whole models.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -148,8 +153,14 @@ def run(
     from autoprune.core.units import parse_seconds
 
     budget_s = parse_seconds(budget) if budget is not None else None
-    settings: dict[str, Any] = {"runtime": runtime, "threads": threads, "batch": batch, "precision": precision, "layout": layout,
-                "processor": processor}  # fmt: skip
+    settings: dict[str, Any] = {
+        "runtime": runtime,
+        "threads": threads,
+        "batch": batch,
+        "precision": precision,
+        "layout": layout,
+        "processor": processor,
+    }
     made = _profile_name(name, device, settings)
     if (output / made).exists():
         raise InputError(
@@ -171,6 +182,7 @@ def run(
             progress=report,
             seed=seed,
             journal=kept,
+            python=python,
         )
     profile.save(output / made)
     _remove(kept)
@@ -180,47 +192,75 @@ def run(
 
 @app.command("import")
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Kernel times that others measured.")],
-    format: Annotated[str, typer.Option("--format", help="csv, litert, nn-meter, ofa, proxylessnas, tensorrt, ...")],
-    name: Annotated[str, typer.Option("--name", help="Name of the profile.")],
-    device: Annotated[str, typer.Option("--device", help="What was measured on, such as 'Pixel 4 GPU'.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Kernel times that others measured, or a kit that ran.")],
+    format: Annotated[
+        str | None,
+        typer.Option(
+            "--format", help="csv, litert, nn-meter, ofa, proxylessnas, tensorrt, ...; kits are known as such."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option("--name", help="Name of the profile.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="What was measured on, such as 'Pixel 4 GPU'.")] = None,
     output: Annotated[Path, typer.Option("--output", help="Folder that the profile's folder is made in.")] = Path(
         "hardware_profiles"
     ),
-    kind: Annotated[str, typer.Option("--kind", help="cpu, gpu, mobile, npu or other.")] = "other",
-    runtime: Annotated[str, typer.Option("--runtime", help="What ran it, such as 'litert 2.7'.")] = "unknown",
-    precision: Annotated[str, typer.Option("--precision", help="Of weights and activations.")] = "float32",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")] = 1,
+    kind: Annotated[str | None, typer.Option("--kind", help="cpu, gpu, mobile, npu or other.")] = None,
+    runtime: Annotated[str | None, typer.Option("--runtime", help="What ran it, such as 'litert 2.7'.")] = None,
+    precision: Annotated[str | None, typer.Option("--precision", help="Of weights and activations; float32.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="Threads of the runtime; 1.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Batch size of the measurement; 1.")] = None,
     source: Annotated[str, typer.Option("--source", help="Who measured it, and under which licence.")] = "",
     columns: Annotated[Path | None, typer.Option("--columns", help="Column map (YAML) of a csv file.")] = None,
     model: OptionalModel = None,
     inputs: OptionalInputs = None,
     as_json: Json = False,
 ) -> None:
-    """Make a profile of times that others measured; formats that only name operations need the model as well."""
-    from autoprune.hardware.importers import ImportSettings
-    from autoprune.hardware.importers.profile import Origin, import_profile
+    """Make a profile of times that others measured; formats that only name operations need the model as well.
 
-    if (output / name).exists():
-        raise InputError(f"profile import: expected a new name, got '{name}', which {output} already has.")
-    ran, _, version = runtime.partition(" ")
-    origin = Origin(
-        name=name,
-        device=device,
-        kind=kind,
-        runtime=ran,
-        runtime_version=version or "unknown",
-        precision=precision,
-        threads=threads,
-        description=source,
-    )
-    settings = ImportSettings(batch, columns, _named(model, inputs or [], batch) if model else None)
-    profile = import_profile(format, file, origin, settings)
+    A kit (its folder, or a .tar.gz or .zip of it) says itself what it was run with: options then say what it must be.
+    """
+    if name is not None:
+        _check_new(output, name)
+    if profile_kit.is_kit_file(file, format):
+        profile = profile_kit.import_kit_file(
+            file, name, device, kind, source, runtime=runtime, precision=precision, threads=threads, batch=batch
+        )
+        _check_new(output, profile.name)
+    else:
+        from autoprune.hardware.importers import ImportSettings
+        from autoprune.hardware.importers.profile import Origin, import_profile
+
+        ran, _, version = (runtime or "unknown").partition(" ")
+        origin = Origin(
+            name=_needed(name, "--name"),
+            device=_needed(device, "--device"),
+            kind=kind or "other",
+            runtime=ran,
+            runtime_version=version or "unknown",
+            precision=precision or "float32",
+            threads=threads or 1,
+            description=source,
+        )
+        named = _named(model, inputs or [], batch or 1) if model else None
+        profile = import_profile(format or "", file, origin, ImportSettings(batch or 1, columns, named))
     folder = output / profile.name
     profile.save(folder)
     _show(profile, as_json)
     note(f"written: {folder}")
+
+
+def _check_new(output: Path, name: str) -> None:
+    if (output / name).exists():
+        raise InputError(
+            f"profile import: expected a new name, got '{name}', which {output} already has. "
+            "Choose another with --name."
+        )
+
+
+def _needed(value: str | None, option: str) -> str:
+    if value is None:
+        raise InputError(f"profile import: expected {option}, got none. Only kits say by themselves what they are.")
+    return value
 
 
 def _profile_name(name: str | None, device: str, settings: Mapping[str, Any]) -> str:

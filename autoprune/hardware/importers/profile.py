@@ -61,8 +61,7 @@ def import_profile(format: str, path: Path, origin: Origin, settings: ImportSett
     Raises:
         InputError: an unknown format or kind of device, or a file that its importer refuses.
     """
-    if origin.kind not in KINDS:
-        raise unknown_name("kind of device", origin.kind, KINDS)
+    checked_kind(origin.kind)
     given = settings or ImportSettings()
     found = IMPORTERS.get(format)().read(path, given)
     rows = kernel_rows(found.timings)
@@ -83,6 +82,17 @@ def import_profile(format: str, path: Path, origin: Origin, settings: ImportSett
         created=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     )
     return HardwareProfile(header, rows)
+
+
+def checked_kind(kind: str) -> str:
+    """A kind of device as it is.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    if kind not in KINDS:
+        raise unknown_name("kind of device", kind, KINDS)
+    return kind
 
 
 def named_kernels(graph: Graph, batch: int = 1) -> NamedKernels:
