@@ -21,12 +21,13 @@ from autoprune.hardware.cost import Graph
 from autoprune.hardware.fit import Floats, rank_correlation
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.kernel_table import KernelRow
-from autoprune.hardware.latency import LatencyTable
+from autoprune.hardware.latency import LatencyTable, families_digest
 from autoprune.hardware.observation import Observation
-from autoprune.hardware.profile import PERCENTILES, Composition, HardwareProfile, Validation
+from autoprune.hardware.profile import PERCENTILES, Composition, HardwareProfile, KnownModel, Residuals, Validation
 
 FOLDS = 6
 FEWEST = 12  # whole models that more than a composition is learnt from
+FEWEST_FOLDED = 4  # whole models that errors are learnt from
 MOST_ROWS = 240  # of a family, timed inside models
 LEAST_US = 0.01
 PLAIN, CORRECTED = "", ", corrected"
@@ -54,24 +55,30 @@ def calibrated(
     names = ["alone"]
     if len(observed) >= FEWEST:
         names = [f"{source}{kind}" for source in whole.sources() for kind in (PLAIN, CORRECTED)]
-    errors = {name: whole.left_out(name) for name in names}
+    errors = {name: whole.left_out(name, whole.random_folds(), own=True) for name in names}
     compared = {name: float(np.abs(own["p50"]).mean()) for name, own in errors.items() if len(own["p50"])}
     best = min(compared, key=lambda name: compared[name], default="alone")
-    everything = np.arange(len(observed))
-    profile = whole.profile(best, everything)
+    profile = whole.profile(best, np.arange(len(observed)))
     sums, kernels = whole.sums_of(profile)
-    times = {p: whole.times_us(p) for p in PERCENTILES}
+    pooled = whole.left_out(best, whole.model_folds(), own=False) if len(whole.seen) > 1 else errors[best]
     validation = Validation(
         models=len(observed),
-        residuals={p: residuals_of(own) for p, own in errors[best].items() if len(own)},
+        residuals=_residuals(pooled),
         compared=compared,
         sentinel_drift=drift,
-        rank_correlation=rank_correlation(sums, times["p50"]) if len(observed) >= 4 else None,
+        rank_correlation=rank_correlation(sums, whole.times_us("p50")) if len(observed) >= 4 else None,
         notes=notes,
     )
-    composition = {p: fit_composition(sums, kernels, times[p]) for p in PERCENTILES}
-    header = profile.header.model_copy(update={"composition": composition, "validation": validation})
-    return replace(profile, header=header)
+    learnt = {
+        "composition": whole.compositions(sums, kernels, np.arange(len(observed))),
+        "known": whole.known(sums, kernels, errors[best]) if len(whole.seen) > 1 else {},
+        "validation": validation,
+    }
+    return replace(profile, header=profile.header.model_copy(update=learnt))
+
+
+def _residuals(errors: Mapping[str, Floats]) -> dict[str, Residuals]:
+    return {percentile: residuals_of(own) for percentile, own in errors.items() if len(own)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,20 +120,53 @@ class _Whole:
         """Measured times of all models.  # (n,)"""
         return np.array([item.measured.us(percentile) for item in self._observed], dtype=np.float64)
 
-    def left_out(self, name: str) -> dict[str, Floats]:
-        """`measured / predicted - 1` of models that were left out, by percentile; empty where there are too few."""
+    def random_folds(self) -> list[Integers]:
+        """Policies left out together, some of every model.  # each (k,)"""
         count = len(self._observed)
-        if count < 4:
+        fold = np.random.default_rng(0).permutation(count) % min(FOLDS, max(count, 1))
+        return [np.flatnonzero(fold == index) for index in range(min(FOLDS, count))] if count >= FEWEST_FOLDED else []
+
+    def model_folds(self) -> list[Integers]:
+        """Whole models left out.  # each (k,)"""
+        return [seen.places for seen in self.seen]
+
+    def left_out(self, name: str, folds: Sequence[Integers], own: bool) -> dict[str, Floats]:
+        """`measured / predicted - 1` of policies that were left out, by percentile; empty without folds.
+
+        Args:
+            name: the way to predict.
+            folds: places of what is left out together.
+            own: whether a model is predicted by a composition of its own.
+        """
+        if not folds:
             return {p: np.zeros(0) for p in PERCENTILES}
-        fold = np.random.default_rng(0).permutation(count) % min(FOLDS, count)
-        predicted = {p: np.zeros(count) for p in PERCENTILES}
-        for index in range(min(FOLDS, count)):
-            train, test = np.flatnonzero(fold != index), np.flatnonzero(fold == index)
+        everything = np.arange(len(self._observed))
+        predicted = {p: np.zeros(len(everything)) for p in PERCENTILES}
+        for test in folds:
+            train = np.setdiff1d(everything, test)
             sums, kernels = self._sums(name, train)
-            for p in PERCENTILES:
-                fitted = fit_composition(sums[train], kernels[train], self.times_us(p)[train])
-                predicted[p][test] = compose(fitted, sums[test], kernels[test])
+            for places in [seen.places for seen in self.seen] if own else [everything]:
+                fitted = self.compositions(sums, kernels, np.intersect1d(train, places))
+                asked = np.intersect1d(test, places)
+                for p in PERCENTILES:
+                    predicted[p][asked] = compose(fitted[p], sums[asked], kernels[asked])
         return {p: self.times_us(p) / np.maximum(predicted[p], LEAST_US) - 1.0 for p in PERCENTILES}
+
+    def compositions(self, sums: Floats, kernels: Floats, places: Integers) -> dict[str, Composition]:
+        """The composition of each percentile, fitted on some of the models."""
+        return {p: fit_composition(sums[places], kernels[places], self.times_us(p)[places]) for p in PERCENTILES}
+
+    def known(self, sums: Floats, kernels: Floats, errors: Mapping[str, Floats]) -> dict[str, KnownModel]:
+        """What is learnt from each model for its own policies."""
+        return {
+            families_digest(seen.graph.program, self._bare.batch): KnownModel(
+                models=len(seen.places),
+                composition=self.compositions(sums, kernels, seen.places),
+                residuals=_residuals({p: own[seen.places] for p, own in errors.items() if len(own)}),
+            )
+            for seen in self.seen
+            if len(seen.places) >= FEWEST
+        }
 
     def profile(self, name: str, train: Integers) -> HardwareProfile:
         """The profile whose rows are learnt in this way from some of the models; without a composition."""

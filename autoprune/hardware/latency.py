@@ -7,8 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from autoprune.core.errors import InputError
+from autoprune.core.files import canonical_json, digest
 from autoprune.graph.dimension import Batch, Dimension, size
-from autoprune.graph.fusion import KernelSlot
+from autoprune.graph.fusion import KernelSlot, kernel_slots
+from autoprune.graph.program import Program
 from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.binding import Binding, BoundSlot, Family, Kinds
 from autoprune.hardware.composition import PLAIN, compose
@@ -56,6 +58,9 @@ class LatencyTable:
         self._roofline = Roofline(predicting or profile.kernels)
         self._tail_ratio = _tail_ratios(predicting)
         self._watts = _watts(known)
+        own = profile.header.known.get(families_digest(graph.program, profile.batch))
+        self._compositions = profile.header.composition if own is None else own.composition
+        self._residuals = profile.header.validation.residuals if own is None else own.residuals
 
     def slot_us(self, widths: Integers) -> tuple[Floats, Kinds]:
         """Time of every kernel, and how it is known (index into `KINDS`).
@@ -111,23 +116,23 @@ class LatencyTable:
         result: dict[str, Floats] = {}
         floor = np.zeros_like(sums)
         for percentile in PERCENTILES:
-            composition = self.profile.header.composition.get(percentile)
+            composition = self._compositions.get(percentile)
             ratio = 1.0 if composition is not None else self._tail_ratio[percentile]
             times = compose(composition or PLAIN, sums, kernels) * ratio
             result[percentile] = floor = np.maximum(times, floor)
         return result
 
     def interval_us(self, widths: Integers) -> dict[str, tuple[Floats, Floats]]:
-        """Lowest and highest latency to expect, from the leave-one-out errors of the composition.
+        """Lowest and highest latency to expect, from the errors on models that were left out of the fit.
 
-        The errors are stretched by the share of time that is estimated, by up to three times, unless the profile is
-        analytical.
+        Of a model that was profiled, these are policies of its own; of another, other models. They are stretched by the
+        share of time that is estimated, by up to three times, unless the profile is analytical.
         """
         analytical = self.profile.header.provenance == "analytical"  # its errors are those of estimates already
         stretch = 1.0 + (0.0 if analytical else 2.0) * self.shares(widths)["estimated"]
         intervals = {}
         for percentile, times in self.latency_us(widths).items():
-            residuals = self.profile.header.validation.residuals.get(percentile)
+            residuals = self._residuals.get(percentile)
             low, high = UNFITTED if residuals is None else (min(residuals.low, 0.0), max(residuals.high, 0.0))
             intervals[percentile] = (times * np.maximum(1.0 + low * stretch, 0.0), times * (1.0 + high * stretch))
         return intervals
@@ -251,6 +256,11 @@ class LatencyTable:
         near = self._roofline.estimate_us(slot.operator, *(part[nearest] for part in family.table.work))
         scaled: Floats = factor * estimated * family.table.times_us[nearest] / near
         return scaled
+
+
+def families_digest(program: Program, batch: int) -> str:
+    """What tells a profiled model from others: 16 hex digits over the families of its kernels, in order."""
+    return digest(canonical_json([slot.family(batch) for slot in kernel_slots(program)]))
 
 
 def _work(slot: KernelSlot, policies: Integers, named: dict[str, Integers]) -> tuple[Floats, Floats]:

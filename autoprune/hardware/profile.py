@@ -81,8 +81,23 @@ class Residuals(_Model):
     high: float
 
 
+class KnownModel(_Model):
+    """What was learnt from one model that was profiled; policies of that model are predicted by it.
+
+    Its composition, and the errors on policies left out, by percentile.
+    """
+
+    models: int = Field(ge=0)
+    composition: dict[str, Composition]
+    residuals: dict[str, Residuals]
+
+
 class Validation(_Model):
-    """How well the profile predicts whole models that it did not see."""
+    """How well the profile predicts whole models that it did not see.
+
+    Where several models were profiled, `residuals` are those of models left out with all their policies: what to expect
+    of a model that was not profiled.
+    """
 
     models: int = Field(default=0, ge=0)
     residuals: dict[str, Residuals] = {}
@@ -110,6 +125,7 @@ class ProfileHeader(_Model):
     within: Literal["alone", "model"] = "alone"  # the rows that predict: those timed alone, or inside models
     context: dict[str, float] = {}  # operator class -> time inside models over time alone, for families met alone only
     composition: dict[str, Composition] = {}
+    known: dict[str, KnownModel] = {}  # by the digest of a model's kernel families
     analytical: AnalyticalModel | None = None  # for kernels that have no row
     alignment_quantum: int = Field(default=1, ge=1)
     validation: Validation = Validation()
@@ -175,7 +191,7 @@ class HardwareProfile:
 def header_data(header: ProfileHeader) -> dict[str, Any]:
     """A header as JSON data."""
     data: dict[str, Any] = header.model_dump(mode="json", by_alias=True)
-    for name in ("analytical", "within", "context"):  # profiles without them keep the identity they had
+    for name in ("analytical", "within", "context", "known"):  # profiles without them keep the identity they had
         if getattr(header, name) == ProfileHeader.model_fields[name].default:
             del data[name]
     if not header.validation.compared:

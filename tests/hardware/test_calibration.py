@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -99,6 +102,29 @@ def test_rows_alone_stay_beside_rows_inside_models() -> None:
     bare = synthetic_profile(graph, dict(ends), alone_us)
     profile = calibrated(bare, [graph], observations(graph, policies(graph, 60, seed=1), nodes=True))
     assert [r for r in profile.kernels if r.within == "alone"] == list(bare.kernels)
+
+
+def test_models_that_were_profiled_together_keep_what_is_their_own(tmp_path: Path) -> None:
+    names = ("Residual", "Depthwise")
+    graphs = [graph_of(name) for name in names]
+    ends = [{g.id: (g.size // 4, g.size) for g in graph.groups.values()} for graph in graphs]
+    parts = [synthetic_profile(graph, dict(own), alone_us) for graph, own in zip(graphs, ends, strict=True)]
+    rows = {(r.family, r.sizes): r for part in parts for r in part.kernels}
+    seen = []
+    for target, (graph, slower) in enumerate(zip(graphs, (1.0, 1.4), strict=True)):  # a model's own pace
+        for item in observations(graph, policies(graph, 40, seed=target), nodes=True):
+            seen.append(replace(item, target=target, measured=item.measured.scaled(slower)))
+    calibrated(HardwareProfile(header(), tuple(rows.values())), graphs, seen).save(tmp_path / "saved")
+    profile = HardwareProfile.load(tmp_path / "saved")
+    assert len(profile.header.known) == 2
+    for graph, slower in zip(graphs, (1.0, 1.4), strict=True):
+        unseen = observations(graph, policies(graph, 30, seed=9), nodes=False, seed=4)
+        slowed = [replace(item, measured=item.measured.scaled(slower)) for item in unseen]
+        assert off(profile, graph, slowed) < 0.03
+    own, other = (LatencyTable(profile, graph_of(name)) for name in ("Residual", "Sequential"))
+    widths = [np.array([[g.size for g in table.graph.groups.values()]]) for table in (own, other)]
+    spans = [table.interval_us(w)["p50"] for table, w in zip((own, other), widths, strict=True)]
+    assert spans[0][1] / spans[0][0] < spans[1][1] / spans[1][0]  # of models that were not profiled less is known
 
 
 def test_few_models_fit_a_composition_only() -> None:
