@@ -1,6 +1,7 @@
 """How well latency models predict: pruned models on this machine, and what others measured on phones and GPUs.
 
     python benchmarks/latency.py local [--models resnet18 vit] [--runtimes onnxruntime] [--threads 1]
+                                       [--profiles hardware_profiles]
     python benchmarks/latency.py published --data ../shared/data/latency --seeds 10
 
 `local` needs the extras `coverage` and `runtimes`, an hour, and a machine that does nothing else; what was measured is
@@ -23,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywher
 from autoprune.core.files import write_json
 from benchmarks import latency_gpus, latency_local, latency_phones
 from benchmarks.latency_data import GPUS, PHONES
-from benchmarks.latency_models import MODELS
 
 Figures = Mapping[str, Sequence[Mapping[str, float]]]
 AT_LEAST = ("within 10 %",)
@@ -48,7 +48,9 @@ def met(runs: Sequence[Mapping[str, float]], accepted: Mapping[str, float]) -> d
 
 def local(options: argparse.Namespace) -> bool:
     """Profiles measured here against models they have not seen."""
-    settings = latency_local.Options(options.threads, options.budget, options.whole_models, options.out)
+    settings = latency_local.Options(
+        options.threads, options.budget, options.whole_models, options.out, options.profiles
+    )
     _, good = latency_local.run(options.models, options.runtimes, settings)
     return good
 
@@ -80,12 +82,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(required=True)
     here = parts.add_parser("local")
-    here.add_argument("--models", nargs="+", choices=MODELS, default=list(latency_local.CHECKED))
+    here.add_argument("--models", nargs="+", choices=latency_local.CHECKED, default=list(latency_local.CHECKED))
     here.add_argument("--runtimes", nargs="+", default=list(latency_local.RUNTIMES))
     here.add_argument("--threads", type=int, default=1)
-    here.add_argument("--budget", type=float, default=180.0, help="seconds a profile")
-    here.add_argument("--whole-models", type=int, default=80, help="timed for a profile")
+    here.add_argument("--budget", type=float, default=600.0, help="seconds a profile")
+    here.add_argument("--whole-models", type=int, default=300, help="timed for a profile")
     here.add_argument("--out", type=Path, default=Path("runs/latency-local"), help="folder of results")
+    here.add_argument("--profiles", type=Path, default=Path("runs/latency-local"), help="folder of profiles")
     here.set_defaults(run=local)
     elsewhere = parts.add_parser("published")
     elsewhere.add_argument("--data", type=Path, required=True, help="folder of the published measurements")

@@ -28,29 +28,37 @@ from autoprune.search.space import SearchSpace
 from benchmarks.latency_models import MODELS
 
 CHECKED = ("resnet18", "mobilenet", "vit", "bert")
+PROFILED = (*CHECKED, "resnet20", "demo")  # the small ones are what examples and other benchmarks use
 RUNTIMES = ("onnxruntime", "openvino", "executorch")
 POLICIES, ROUNDS = 60, 3
 QUANTUM = 8  # of the search spaces that policies come from
 SEED = 7  # of the policies that are predicted; profiles are made with 0
 PERCENTILES = ("p50", "p95")
 SCHEMA = "autoprune.benchmark.latency/1"
+DESCRIPTION = "ResNet-18, MobileNetV2, ViT (192 wide), BERT (256 wide), ResNet-20 and a small depthwise CNN; batch 1."
 
 
 @dataclass(frozen=True)
 class Options:
-    """How one model is profiled and checked on one runtime.
+    """How models are profiled and checked.
 
     Attributes:
         threads: of the runtime.
-        budget_s: for the profile.
+        budget_s: for a profile.
         whole_models: timed for it.
-        folder: for profiles, journals and results.
+        folder: for journals and results.
+        profiles: for profiles.
     """
 
     threads: int
     budget_s: float
     whole_models: int
     folder: Path
+    profiles: Path
+
+    def name(self, runtime: str) -> str:
+        """Of the profile."""
+        return f"cpu-x86-{runtime}-{self.threads}t"
 
 
 def traced(model: str) -> DependencyGraph:
@@ -66,31 +74,41 @@ def space_of(graph: DependencyGraph) -> dict[str, tuple[int, ...]]:
 
 
 def check(model: str, runtime: str, options: Options) -> dict[str, Any]:
-    """Profile a model, then predict and time policies that the profile has not seen; kept in a file."""
+    """Predict and time policies that the profile has not seen; times are kept in a file."""
+    profile = profiled(runtime, options)
+    graph = traced(model)
+    widths = unseen(graph)
     path = options.folder / f"{model}-{runtime}-{options.threads}t.json"
     if path.is_file():
-        return dict(read_json(path, "results", SCHEMA))
-    graph = traced(model)
-    profile = profiled(model, graph, runtime, options)
-    rounds = timed(graph, unseen(graph), runtime, options.threads)
+        kept = read_json(path, "results", SCHEMA)
+        rounds = {p: np.array(kept["rounds_us"][p]) for p in PERCENTILES}
+    else:
+        rounds = timed(graph, widths, runtime, options.threads)
     result = {"schema": SCHEMA, "model": model, "runtime": runtime, "threads": options.threads}
-    result |= {"profile": summary(profile), "figures": figures(profile, graph, unseen(graph), rounds)}
-    result |= {"widths": unseen(graph).tolist(), "rounds_us": {p: rounds[p].tolist() for p in PERCENTILES}}
+    result |= {"profile": summary(profile), "figures": figures(profile, graph, widths, rounds)}
+    result |= {"widths": widths.tolist(), "rounds_us": {p: rounds[p].tolist() for p in PERCENTILES}}
     write_json(path, result)
     return result
 
 
-def profiled(model: str, graph: DependencyGraph, runtime: str, options: Options) -> HardwareProfile:
-    """The profile of one model's search space, measured once."""
-    folder = options.folder / f"profile-{model}-{runtime}-{options.threads}t"
-    if (folder / "profile.json").is_file():
-        return HardwareProfile.load(folder)
+def profiled(runtime: str, options: Options) -> HardwareProfile:
+    """The profile of all models' search spaces, measured once."""
+    name = options.name(runtime)
+    journal = options.folder / f"{name}.jsonl"
+    if (options.profiles / name / "profile.json").is_file() and not journal.is_file():
+        return HardwareProfile.load(options.profiles / name)
     settings = ProfileSettings(
-        runtime=runtime, threads=options.threads, budget_s=options.budget_s, whole_models=options.whole_models
+        runtime=runtime,
+        threads=options.threads,
+        budget_s=options.budget_s,
+        whole_models=options.whole_models,
+        name=name,
+        description=DESCRIPTION,
     )
-    journal = options.folder / f"{folder.name}.jsonl"
-    profile = profile_graphs([(graph, space_of(graph))], settings, progress, journal=journal)
-    profile.save(folder)
+    targets = [(graph, space_of(graph)) for graph in map(traced, PROFILED)]
+    profile = profile_graphs(targets, settings, progress, journal=journal)
+    profile.save(options.profiles / name)
+    journal.rename(journal.with_suffix(".done"))
     return profile
 
 
@@ -200,7 +218,7 @@ def shown(result: Mapping[str, Any]) -> str:
     """A block of lines: one a percentile and method."""
     about = result["profile"]
     lines = [
-        f"{result['model']}, {result['runtime']}, {result['threads']} thread(s): profile of {about['seconds']:.0f} s "
+        f"{result['model']}, {result['runtime']}, {result['threads']} thread(s); profile of {about['seconds']:.0f} s "
         f"({about['kernels alone']} kernels alone, {about['kernels inside models']} inside, {about['whole models']} "
         f"whole models), predicts by '{about['predicts by']}'"
     ]

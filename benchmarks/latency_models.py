@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from autoprune.demo import Network
+from benchmarks.data import ResNet20
+
 Example = tuple[nn.Module, tuple[Tensor, ...]]
 
 
@@ -51,10 +54,22 @@ def bert() -> Example:
     return BertModel(config, add_pooling_layer=False), (torch.zeros(1, 128, dtype=torch.long),)
 
 
+def resnet20() -> Example:
+    """ResNet-20 on 28 x 28 images."""
+    return ResNet20(), (torch.zeros(1, 1, 28, 28),)
+
+
+def demo() -> Example:
+    """The demo's network of residual and depthwise blocks on 28 x 28 images."""
+    return Network(), (torch.zeros(1, 1, 28, 28),)
+
+
 MODELS: dict[str, Callable[[], Example]] = {
     "resnet18": resnet18,
     "mobilenet": mobilenet,
     "vit": vit,
     "bert": bert,
+    "resnet20": resnet20,
+    "demo": demo,
     "resnet50": resnet50,
 }
