@@ -14,11 +14,13 @@ import torch
 from autoprune.core.errors import Failure
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
+from autoprune.hardware.runtimes.batch_norms import fold_batch_norms
 from autoprune.hardware.runtimes.executorch_program import lower, package_version, quiet
 from autoprune.hardware.runtimes.model import Model, module_of
 
 NAME = "executorch"
 PRECISIONS = ("float32", "float16")
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class ExecuTorch:
@@ -37,16 +39,16 @@ class ExecuTorch:
 
     def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
         """A loaded method for the model, its inputs in place; weights are packed here, not in the first run."""
-        if (failure := refused(NAME, settings, PRECISIONS)) is not None:
+        if (failure := refused(NAME, settings, PRECISIONS, LAYOUTS)) is not None:
             return failure
         package_version()
         module = module_of(model)
         if isinstance(module, Failure):
             return Failure(module.kind, f"{NAME}: {module.message}", module.hint)
-        dtype = getattr(torch, settings.precision)
-        inputs = tuple(x.to(dtype) if x.is_floating_point() else x for x in model.inputs(settings.batch))
         try:
-            return _Method(lower(module.to(dtype), inputs).data, inputs, settings.threads)
+            inputs = tuple(_placed(x, settings) for x in model.inputs(settings.batch))
+            lowered = lower(fold_batch_norms(module).to(getattr(torch, settings.precision)), inputs)
+            return _Method(lowered.data, inputs, settings.threads)
         except MemoryError as error:
             return Failure("memory", f"{NAME}: out of memory ({error})", "profile smaller widths")
         except Exception as error:  # exporter and runtime raise classes of many packages
@@ -56,6 +58,13 @@ class ExecuTorch:
     def node_us(self, model: Model, settings: RunSettings, runs: int) -> Mapping[str, Floats] | Failure:
         """Not written yet."""
         return Failure("unsupported", f"{NAME}: no per-node profile")
+
+
+def _placed(tensor: torch.Tensor, settings: RunSettings) -> torch.Tensor:
+    """An input as the settings ask. Inside a model, images are channels-last: XNNPACK has no other convolutions."""
+    if tensor.is_floating_point():
+        tensor = tensor.to(getattr(torch, settings.precision))
+    return tensor.contiguous(memory_format=LAYOUTS[settings.layout]) if tensor.dim() == 4 else tensor
 
 
 @functools.cache

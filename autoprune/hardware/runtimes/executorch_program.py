@@ -20,8 +20,6 @@ import torch
 from torch import nn
 
 from autoprune.core.errors import InputError
-from autoprune.graph.module import TracedModule
-from autoprune.hardware.runtimes.batch_norms import fold_batch_norms
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 
@@ -104,8 +102,6 @@ def lower(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Lowered:
     """
     with quiet(), torch.no_grad():
         tools = _tools()
-        if isinstance(module, TracedModule):
-            module = fold_batch_norms(module)
         exported = tools.fold_constants(torch.export.export(module, inputs))
         _add_masks(exported)
         with _needed_passes():
@@ -219,19 +215,22 @@ def _with_float_scalars(program: Any) -> None:
 def _add_masks(program: Any) -> None:
     """Boolean masks of attention that are the same in every run, as numbers that are added."""
     signature = program.graph_signature
-    held = {
-        **{place: (program.state_dict, name) for place, name in signature.inputs_to_parameters.items()},
-        **{place: (program.constants, name) for place, name in signature.inputs_to_lifted_tensor_constants.items()},
+    names = {
+        **signature.inputs_to_parameters,
+        **signature.inputs_to_buffers,
+        **signature.inputs_to_lifted_tensor_constants,
     }
     for node in program.graph.nodes:
-        tensors, name = held.get(node.name, ({}, None))
+        name = names.get(node.name)
+        tensors = program.state_dict if name in program.state_dict else program.constants
         mask = tensors.get(name)
         if mask is None or mask.dtype != torch.bool or not bool(mask.any(-1).all()):
             continue  # what hides all of a row is left to torch, which then gives zeros
         if all(user.target is _ATTENTION and _attention_arguments(user)["attn_mask"] is node for user in node.users):
             dtype = next(iter(node.users)).meta["val"].dtype
             least = torch.finfo(dtype).min / 2  # a score added to it stays finite
-            tensors[name] = nn.Parameter(torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, least), False)
+            added = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, least)
+            tensors[name] = nn.Parameter(added, requires_grad=False) if isinstance(mask, nn.Parameter) else added
             node.meta["val"] = node.meta["val"].to(dtype)
 
 
