@@ -169,7 +169,7 @@ def figure(family: Family, predictor: Predictor) -> Figure:
 
 
 def _main_axis(sizes: Integers) -> int:
-    return int(np.argmax([len(np.unique(sizes[:, axis])) for axis in range(sizes.shape[1])]))
+    return max(range(sizes.shape[1]), key=lambda axis: (len(np.unique(sizes[:, axis])), sizes[:, axis].max()))
 
 
 def _levels(sizes: Integers, axis: int) -> list[tuple[int, ...]]:

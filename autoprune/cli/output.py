@@ -168,7 +168,9 @@ class _Lines:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         tenth = 10 * done // max(total, 1)
-        estimate = self._estimates.setdefault(stage, _Estimate(done))
+        if stage not in self._estimates:
+            self._estimates[stage] = _Estimate(done)
+        estimate = self._estimates[stage]
         estimate.update(done, total)
         if self._tenths.get(stage) != tenth:
             self._tenths[stage] = tenth

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from autoprune.cli import output
 from autoprune.cli.front import columns
 from autoprune.cli.output import cell, emit_json, progress, table
 
@@ -59,6 +63,41 @@ def test_columns_of_a_front() -> None:
         "latency_p50_us@b",
         "size_bytes",
     ]
+
+
+def test_progress_says_what_is_left_at_the_speed_since_it_was_resumed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with progress() as report:
+        report("kernels", 500, 1000)  # resumed: nothing is known of the speed
+        now = 10.0
+        report("kernels", 600, 1000)
+        now = 130.0
+        report("kernels", 900, 2000)  # more is wanted than it seemed
+        now = 140.0
+        report("kernels", 900, 900)
+    assert capsys.readouterr().err.splitlines() == [
+        "kernels: 500/1000",
+        "kernels: 600/1000, 40 s left",
+        "kernels: 900/2000, 6 min left",
+        "kernels: 900/900",
+    ]
+
+
+def test_progress_on_a_terminal_counts_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(output, "errors", lambda: Console(file=screen, force_terminal=True, width=100))
+    with progress() as report:
+        report("kernels", 0, 10)
+        past = time.monotonic() + 20_000.0
+        monkeypatch.setattr(time, "monotonic", lambda: past)
+        report("kernels", 5, 10)
+    shown = screen.getvalue()
+    assert "kernels" in shown
+    assert "5/10" in shown
+    assert " h left" in shown
 
 
 def test_progress_without_a_terminal_is_a_line_a_tenth(capsys: pytest.CaptureFixture[str]) -> None:
