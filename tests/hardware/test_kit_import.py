@@ -111,9 +111,9 @@ def test_the_machine_that_slows_down_is_seen_and_taken_out(tmp_path: Path) -> No
 
 def test_a_machine_out_of_hand_is_refused(tmp_path: Path) -> None:
     def wild(model: KitModel, session: int) -> float:
-        return formula(model, session) * (1.0, 5.0)[session]
+        return formula(model, session) * (1.0, 1.0, 5.0)[session]
 
-    settings = {"protocol": TINY.model_copy(update={"sessions": 2})}
+    settings = {"protocol": TINY.model_copy(update={"sessions": 3})}
     with pytest.raises(InputError, match="expected a machine of steady speed"):
         import_kit(answered(tmp_path / "kit", wild, **settings))
 

@@ -32,7 +32,7 @@ from autoprune.hardware.profiling.rows import failed_row, timed_row
 from autoprune.hardware.quantum import PROBED, quantum_of
 
 ENOUGH = 0.5  # of the kernels; below, too much would be made up
-UNSTEADY, LOST = 0.1, 0.5  # drift of the sentinel that is noted, and that is refused
+UNSTEADY, LOST = 0.1, 1.0  # drift of the sentinel that is noted, and that is refused
 
 
 @dataclass(frozen=True)
