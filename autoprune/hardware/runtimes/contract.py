@@ -8,7 +8,8 @@ def test_my_runtime() -> None:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -62,7 +63,8 @@ class Attention(nn.Module):
         return x + self.down(F.gelu(self.up(self.second_norm(x))))
 
 
-def models() -> dict[str, Model]:
+@functools.cache
+def models() -> Mapping[str, Model]:
     """What the contract compiles: a kernel, a small residual CNN and an attention block, at batch `BATCH`."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
