@@ -31,6 +31,7 @@ class Block(nn.Module):
     def __init__(self, mask: torch.Tensor | None = None, causal: bool = False) -> None:
         super().__init__()
         self.qkv, self.out, self.causal = nn.Linear(16, 48), nn.Linear(16, 16), causal
+        self.mask: torch.Tensor | None
         self.register_buffer("mask", mask)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
