@@ -23,6 +23,7 @@ COMMANDS = (
     "report",
     "demo",
     "profile run",
+    "profile check",
     "profile import",
     "profile list",
     "profile show",

@@ -100,7 +100,9 @@ class Journal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._file is not None:
+        if self._file is not None and self._path is not None:
+            if self.session is None:  # nothing was begun: nothing to go on with
+                self._path.unlink(missing_ok=True)
             self._file.close()
 
 

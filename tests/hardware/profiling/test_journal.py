@@ -116,6 +116,12 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         Journal(tmp_path / "file" / "journal.jsonl")
 
 
+def test_a_measurement_that_was_never_begun_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), Journal(tmp_path / "journal.jsonl"):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_without_a_file_nothing_is_kept() -> None:
     with Journal(None) as journal:
         journal.begin(SESSION)
