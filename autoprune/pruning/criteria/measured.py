@@ -27,7 +27,7 @@ class Measured:
 
 
 class Activation(Measured):
-    """Mean square of what the unit sends to whatever reads it (Molchanov et al. 2017, section 2.2, "activation").
+    """Mean square of what the unit sends to whatever reads it: "activation" in Molchanov et al. 2017, section 2.2.
 
     Each reader counts by its share: the mean square of the unit's activations, over samples and places, as a part of
     those of all units.
@@ -37,19 +37,20 @@ class Activation(Measured):
 
 
 class Taylor(Measured):
-    """First-order Taylor: sum of (weight x gradient)^2 over all that goes with the unit (Molchanov et al. 2019, eq. 4).
+    """First-order Taylor: Molchanov et al. 2019, Importance Estimation for Neural Network Pruning, section 3.
 
-    Summed over the parameters of the structure, squared a batch at a time and averaged over batches, as there.
+    `sum_s (g_s w_s)^2` over the parameters `s` that go with the unit, whether they make or read it; gradients are of a
+    batch's mean loss, and what is squared is averaged over batches.
     """
 
     statistic = "taylor"
 
 
 class Fisher(Measured):
-    """Mean over samples of (sum of activation x gradient)^2: Theis et al. 2018, and Liu et al. 2021 for groups.
+    """Fisher information of a gate: Theis et al. 2018, Faster Gaze Prediction with Dense Networks and Fisher Pruning.
 
-    The sum runs over all places, and over all that reads the unit: what is squared is a sample's derivative by one gate
-    on every reading of the unit.
+    `mean_n (sum a_n dL_n/da_n)^2` over samples `n`; the sum runs over all places of the unit's activations `a`, and, as
+    in Liu et al. 2021, Group Fisher Pruning for Practical Network Compression, over all that reads the unit.
     """
 
     statistic = "fisher"

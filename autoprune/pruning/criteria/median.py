@@ -14,8 +14,8 @@ from autoprune.pruning.criteria.units import producers, ranked, unit_rows
 class FPGM:
     """The unit goes whose filters are nearest to the geometric median: the others can stand in for it.
 
-    A unit's score is the sum of its distances to all units of the group (eq. 6 and 7 there), its filters being those of
-    all layers that produce it, one behind the other.
+    The median is looked for among the filters themselves, as there: a unit's score is `sum_j |F_i - F_j|`, the sum of
+    its distances to all units of the group; its filters are those of all layers that produce it, one behind the other.
     """
 
     needs: frozenset[Need] = frozenset()
