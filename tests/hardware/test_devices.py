@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from autoprune.hardware.devices.local import LocalDevice
 from autoprune.hardware.devices.process import Ended
 from autoprune.hardware.devices.ssh import SshDevice
 from autoprune.hardware.kit import importing, planning
+from autoprune.hardware.kit import remote as remote_module
 from autoprune.hardware.kit.remote import profile_remote
 from autoprune.hardware.latency import LatencyTable
 from tests.hardware.far_ends import ADB, Sshd, needs_sshd, on_path, sshd
@@ -126,6 +125,32 @@ def test_a_profile_over_ssh(server: Sshd, tmp_path: Path, monkeypatch: pytest.Mo
     assert profile_remote(*arguments).id == profile.id
 
 
+def test_a_profile_through_a_tool_that_needs_a_converter(
+    adb: AndroidDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files are converted here; the tool lies above the kits on the device, where it serves them all."""
+    monkeypatch.setattr(planning, "_machine_models", lambda batch: [])
+    monkeypatch.setattr(remote_module, "open_device", lambda text: adb)
+    arguments = ("android", graph_of(MODEL), tmp_path / "kit", quick(kernels=3, whole_models=2, runtime="ncnn"))
+    with pytest.raises(InputError, match="expected the program 'pnnx' on this machine"):
+        profile_remote(*arguments)
+    on_path(tmp_path / "programs", "pnnx", '#!/bin/sh\ncp "$1" "${1%.onnx}.ncnn.param"\n', monkeypatch)
+    with pytest.raises(AutopruneError, match="expected the program benchncnn in this folder, the one above"):
+        profile_remote(*arguments)
+    tool = tmp_path / "phone" / "benchncnn"
+    tool.write_text('#!/bin/sh\necho "x  min = 0.01  max = 0.03  avg = 0.02" >&2\n')
+    tool.chmod(0o755)
+    profile = profile_remote(*arguments)
+    assert profile.header.device.kind == "mobile"
+    assert len(profile.kernels) == 3
+
+
+def test_an_id_that_is_a_command_is_refused(adb: AndroidDevice, tmp_path: Path) -> None:
+    small_kit(tmp_path / "kit", "x; touch evil")
+    with pytest.raises(InputError, match="expected 16 hex digits, got 'x; touch evil'"):
+        adb.run_kit(tmp_path / "kit")
+
+
 @needs_sshd
 def test_a_connection_that_is_lost_is_a_failure_and_the_next_call_goes_on(server: Sshd, tmp_path: Path) -> None:
     """The server's process for the connection is killed in the middle of the run."""
@@ -139,21 +164,13 @@ def test_a_connection_that_is_lost_is_a_failure_and_the_next_call_goes_on(server
     (server.home / "wait").write_text("5\n")
     there = server.home / "autoprune-kits" / "aaaabbbbccccdddd"
 
-    def cut() -> None:
-        while not (there / "logs" / "s0-a.log").exists():
-            time.sleep(0.01)
-        (server.home / "wait").write_text("0\n")
-        server.cut()
-
-    cutter = threading.Thread(target=cut)
-    cutter.start()
-    failure = server.device().run_kit(kit)
-    cutter.join()
+    failure = server.device().run_kit(kit, lambda stage, done, total: server.cut())
     assert failure is not None
     assert failure.kind == "connection"
     assert f"127.0.0.1:{server.port}: no connection after 1 of 3 logs" in failure.message
     assert failure.hint == f"see: ssh -v -p {server.port} {server.address.rpartition(':')[0]} true"
     _end_of(there)
+    (server.home / "wait").write_text("0\n")
     assert server.device().run_kit(kit) is None
     assert (there / "runs").read_text().splitlines().count("models/a.txt") == 1
     assert {path.stem for path in (kit / "logs").iterdir()} == set(LOGS_OF_SMALL)

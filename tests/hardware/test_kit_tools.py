@@ -154,6 +154,7 @@ def test_a_kit_for_a_tool_that_reads_onnx_or_converts_it(
     _converters(tmp_path / "bin")
     path = f"{tmp_path}/bin:{os.environ['PATH']}"
     if TOOLS[runtime].converter:
+        assert "found none. Where the kit holds other files: sh run.sh convert" in run(kit, PATH=path).stderr
         assert _convert(kit, path) == 0
         suffix = {"litert": "tflite", "ncnn": "ncnn.param"}[runtime]
         assert len(list((kit / "models").glob(f"*.{suffix}"))) == 6

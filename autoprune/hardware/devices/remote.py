@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import subprocess
 from abc import ABC, abstractmethod
 from pathlib import Path
 
-from autoprune.core.errors import AutopruneError, Failure
+from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.core.files import read_text, replacing
 from autoprune.hardware.devices import Progress
 from autoprune.hardware.devices.process import Ended, missing, watched
@@ -18,6 +19,7 @@ from autoprune.hardware.profile import DeviceInfo
 SCRIPT = Path(__file__).parents[1] / "kit" / "far" / "environment.sh"
 MAX_LOG_BYTES = 16 * 2**20
 MAX_LOGS_BYTES = 512 * 2**20
+_ID = re.compile(r"[0-9a-f]{16}")
 ASK_S = 60.0  # for a command that only looks
 
 
@@ -52,7 +54,7 @@ class RemoteDevice(ABC):
 
     @abstractmethod
     def fetch(self, place: str, into: Path) -> Ended:
-        """Bring the kit's logs and environment into a folder here, checked by `keep`."""
+        """Bring the kit's logs and environment into a folder here, as `Kept` takes them."""
 
     def describe(self) -> DeviceInfo:
         """Processor, cores, memory and vector extensions."""
@@ -64,8 +66,7 @@ class RemoteDevice(ABC):
 
     def run_kit(self, folder: Path, progress: Progress | None = None) -> Failure | None:
         """As `Device.run_kit`; what is there of an earlier call is gone on with."""
-        kit_id = read_text(folder / KIT_ID, "kit", 64).strip()
-        place = self.place(kit_id)
+        place = self.place(_checked_id(folder))
         found = watched(self.command(f"test -f {place}/{MANIFEST}"))
         if self.lost(found):
             return self._failure(found)
@@ -100,6 +101,14 @@ class RemoteDevice(ABC):
             after = f" after {ended.done} of {ended.total} logs" if ended.total else ""
             return Failure("connection", f"{self.name}: no connection{after}: {said}", f"see: {self.diagnose}")
         return Failure("run", f"{self.name}: the kit ended with status {ended.status}: {said}", f"see: {self.diagnose}")
+
+
+def _checked_id(folder: Path) -> str:
+    """The kit's id, which becomes part of commands."""
+    found = read_text(folder / KIT_ID, "kit", 64).strip()
+    if _ID.fullmatch(found) is None:
+        raise InputError(f"kit {folder}, {KIT_ID}: expected 16 hex digits, got {found!r}. Write the kit anew.")
+    return found
 
 
 class Kept:

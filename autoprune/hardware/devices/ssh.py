@@ -65,7 +65,7 @@ class SshDevice(RemoteDevice):
     def send(self, folder: Path, place: str) -> Ended:
         """As a tar over the wire; logs that are here already go along, so that they are not run again."""
         line = f"mkdir -p {place} && cd {place} && tar xf -"
-        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".tmp")
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.parent.name != "lock")
         files.sort(key=lambda path: path.name == MANIFEST)
         with tempfile.TemporaryFile() as errors, self._started(line, errors, stdin=subprocess.PIPE) as process:
             assert process.stdin is not None

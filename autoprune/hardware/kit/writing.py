@@ -152,6 +152,7 @@ def _settings_text(settings: KitSettings) -> str:
 
 def _far_files(settings: KitSettings) -> dict[str, bytes]:
     names = {
+        "readme.txt": "readme.txt",
         "run.sh": "run.sh",
         "environment.sh": "environment.sh",
         "tool.sh": f"tools/{settings.runtime}.sh",

@@ -10,6 +10,18 @@ set -u
 LC_ALL=C
 export LC_ALL
 cd "$(dirname "$0")" || exit 1
+
+# NAME: a program in this folder, in the one above (for the kits of several models), or on the path.
+find_tool() {
+  for place in . ..; do
+    if [ -x "$place/$1" ]; then
+      echo "$place/$1"
+      return
+    fi
+  done
+  command -v "$1"
+}
+
 # shellcheck source=/dev/null
 . ./settings.sh
 # shellcheck source=/dev/null
@@ -104,7 +116,7 @@ write_environment() {
 
 if [ "${1-}" = convert ]; then
   for model in models/*.onnx; do
-    tool_convert "$model" || die "cannot convert $model"
+    [ -s "${model%.onnx}.$TOOL_SUFFIX" ] || tool_convert "$model" || die "cannot convert $model"
   done
   exit 0
 fi
@@ -123,7 +135,9 @@ set --
 while read -r log model shapes; do
   done=$((done + 1))
   [ -s "logs/$log.log" ] && continue
-  set -- "$@" "$log" "${model%.*}.$TOOL_SUFFIX" "$shapes"
+  model=${model%.*}.$TOOL_SUFFIX
+  [ -f "$model" ] || die "expected $model, found none. Where the kit holds other files: sh run.sh convert"
+  set -- "$@" "$log" "$model" "$shapes"
   if [ $# -ge $((3 * TOOL_BATCH)) ]; then
     flush "$@"
     set --

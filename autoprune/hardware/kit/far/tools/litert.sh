@@ -1,12 +1,11 @@
 # shellcheck shell=sh disable=SC2034
-# LiteRT's (TensorFlow Lite's) benchmark_model, in this folder or on the path. It reads .tflite files: `sh run.sh
+# LiteRT's (TensorFlow Lite's) benchmark_model. It reads .tflite files: `sh run.sh
 # convert` makes them of the ONNX files with onnx2tf, on a machine that has it.
 TOOL_SUFFIX=tflite
 TOOL_UNIT=us
 TOOL_BATCH=1
-RUNNER=./benchmark_model
-[ -x "$RUNNER" ] || RUNNER=$(command -v benchmark_model)
-TOOL_NEEDS="expected the program benchmark_model in this folder or on the path, got none. It is among LiteRT's prebuilt tools."
+RUNNER=$(find_tool benchmark_model)
+TOOL_NEEDS="expected the program benchmark_model in this folder, the one above or on the path, got none. It is among LiteRT's prebuilt tools."
 
 tool_version() { [ -n "$RUNNER" ] && echo "cksum-$(cksum <"$RUNNER" | cut -d ' ' -f 1)"; }
 

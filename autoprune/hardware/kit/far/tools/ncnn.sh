@@ -1,12 +1,11 @@
 # shellcheck shell=sh disable=SC2034
-# ncnn's benchncnn, in this folder or on the path. It reads .param files (weights are made up): `sh run.sh convert`
+# ncnn's benchncnn. It reads .param files (weights are made up): `sh run.sh convert`
 # makes them of the ONNX files with pnnx. It reports hundredths of a millisecond, too coarse for small kernels.
 TOOL_SUFFIX=ncnn.param
 TOOL_UNIT=ms
 TOOL_BATCH=1
-RUNNER=./benchncnn
-[ -x "$RUNNER" ] || RUNNER=$(command -v benchncnn)
-TOOL_NEEDS="expected the program benchncnn in this folder or on the path, got none. Build ncnn with its benchmark."
+RUNNER=$(find_tool benchncnn)
+TOOL_NEEDS="expected the program benchncnn in this folder, the one above or on the path, got none. Build ncnn with its benchmark."
 
 tool_version() { [ -n "$RUNNER" ] && echo "cksum-$(cksum <"$RUNNER" | cut -d ' ' -f 1)"; }
 

@@ -1,11 +1,10 @@
 # shellcheck shell=sh disable=SC2034
-# TensorRT's trtexec, in this folder or on the path.
+# TensorRT's trtexec.
 TOOL_SUFFIX=onnx
 TOOL_UNIT=ms
 TOOL_BATCH=1
-RUNNER=./trtexec
-[ -x "$RUNNER" ] || RUNNER=$(command -v trtexec)
-TOOL_NEEDS="expected the program trtexec in this folder or on the path, got none. It comes with TensorRT."
+RUNNER=$(find_tool trtexec)
+TOOL_NEEDS="expected the program trtexec in this folder, the one above or on the path, got none. It comes with TensorRT."
 
 tool_version() { "$RUNNER" --help 2>&1 | sed -n 's/.*\[TensorRT v\([0-9]*\)\].*/\1/p' | head -n 1; }
 
