@@ -34,7 +34,8 @@ if "--onnx" in options:
 runs = int(options.get("--iterations", 0))
 if "--exportTimes" in options:
     times = [{{"computeMs": 0.5 + run / 8, "latencyMs": 9.0}} for run in range(runs + 1)]
-    Path(options["--exportTimes"]).write_text("[" if fault == "cut" else json.dumps(times[:1] if fault == "few" else times))
+    text = json.dumps(times[:1] if fault == "few" else times)
+    Path(options["--exportTimes"]).write_text("[" if fault == "cut" else text)
 if "--exportProfile" in options:
     layers = [{{"name": name, "averageMs": 0.2, "medianMs": 0.1}} for name in json.loads(os.environ["LAYERS"])]
     Path(options["--exportProfile"]).write_text(json.dumps([{{"count": runs}}, *layers]))

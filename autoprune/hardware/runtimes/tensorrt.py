@@ -63,7 +63,8 @@ class TensorRt:
             return engine
         try:
             reports = engine.layers(runs)
-            nodes = [Node(report.name, (report.name,), (), ()) for report in reports]
+            # No edges are told: what mentions no operation cannot be placed.
+            nodes = [Node(report.name, (report.name,), (), (), moves=True) for report in reports]
             times = {report.name: np.full(runs, report.percentiles_us.get("p50", report.mean_us)) for report in reports}
         except AutopruneError as error:
             return Failure("run", f"{NAME}: {error}")
