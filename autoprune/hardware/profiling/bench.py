@@ -144,11 +144,6 @@ class Pace:
         """So many more are done."""
         self._done += count
 
-    def end_of_block(self, share: float) -> float | None:
-        """Reading of the clock at which a share of the time that is left is spent."""
-        now = time.perf_counter()
-        return None if self._deadline is None else now + share * max(self._deadline - now, 0.0)
-
 
 def measurement_data(found: Measurement) -> Record:
     """A measurement as JSON data."""

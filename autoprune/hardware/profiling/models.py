@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import numpy as np
 from autoprune.core.errors import Failure
 from autoprune.graph.fusion import kernel_slots
 from autoprune.hardware.cost import weight_bytes
-from autoprune.hardware.measure import Measurement, time_runners
+from autoprune.hardware.measure import SLOW_WARMUP, Measurement, time_runners
 from autoprune.hardware.observation import Observation
 from autoprune.hardware.profiling.bench import (
     Bench,
@@ -27,7 +28,8 @@ from autoprune.hardware.runtimes import Floats, Runner
 from autoprune.hardware.runtimes.model import Model
 
 LIMITS = Limits(count=16, bytes=384e6, seconds=20.0)  # of models that are compiled at once; bytes of weights
-NODE_RUNS = 25
+NODE_RUNS, SLOW_NODE_RUNS = 25, 12  # of the runtime's own profiler; the fewer ones for slow models
+FEWEST = 4  # models of the first block, whatever the deadline: fewer say nothing of errors
 END_TO_END = 0.6  # of a block's time; the rest is for the models' nodes
 
 
@@ -92,8 +94,7 @@ def time_models(
             break
         stage.done = len(found.timed) + len(found.failed)
         stage.total = stage.done + admitted
-        share = min(1.0, LIMITS.count / admitted)
-        pace.add(stage.block(queue, found, min(admitted, LIMITS.count), pace.end_of_block(END_TO_END * share)))
+        pace.add(stage.block(queue, found, min(admitted, LIMITS.count), deadline))
     count = len(found.timed) + len(found.failed)
     if policies:
         bench.report("models", count, count)
@@ -117,13 +118,13 @@ class _Stage:
         """Time the next block and put it into the journal; how many models it had."""
         bench = self._bench
         self._tell(0, 1, 0)
-        block = take_block(
-            queue, lambda policy: bench.compile(self._model(policy)), self._bytes, replace(LIMITS, count=most)
-        )
-        times = self._end_to_end(block, deadline)
+        block = self._compiled(queue, most, deadline)
+        share = END_TO_END * min(1.0, len(block) / max(self.total - self.done, 1))
+        now = time.perf_counter()
+        times = self._end_to_end(block, None if deadline is None else now + share * max(deadline - now, 0.0))
         policies = [policy for policy, _ in block.compiled]
         block.compiled.clear()  # their memory is wanted for what follows
-        timed = [(policy, own, self._node_us(policy)) for policy, own in zip(policies, times, strict=True)]
+        timed = [(policy, own, self._node_us(policy, own)) for policy, own in zip(policies, times, strict=True)]
         failed = [(policy, str(failure)) for policy, failure in block.refused]
         bench.keep(
             "models",
@@ -133,6 +134,36 @@ class _Stage:
         found.timed.extend(timed)
         found.failed.extend(failed)
         return len(timed) + len(failed)
+
+    def _compiled(self, queue: deque[Policy], most: int, deadline: float | None) -> Block[Policy]:
+        """The next block: no more models than there is time for, going by the first one."""
+
+        def compiled(policy: Policy) -> Runner | Failure:
+            return self._bench.compile(self._model(policy))
+
+        start = time.perf_counter()
+        block = take_block(queue, compiled, self._bytes, replace(LIMITS, count=1))
+        if deadline is not None and block.compiled:
+            compile_s = (time.perf_counter() - start) / len(block)
+            [(_, runner)] = block.compiled
+            each_s = compile_s + self._least_s(float(runner.run_us(2)[-1]), compile_s)
+            fewest = 1 if self.done else FEWEST
+            most = max(fewest, min(most, int((deadline - time.perf_counter()) / each_s)))
+        if most > 1:
+            rest = take_block(queue, compiled, self._bytes, replace(LIMITS, count=most - 1))
+            block.compiled.extend(rest.compiled)
+            block.refused.extend(rest.refused)
+        return block
+
+    def _least_s(self, one_us: float, compile_s: float) -> float:
+        """What one more model takes once it is compiled: two sessions, and its nodes with and without a profile."""
+        rules = self._bench.settings.model_protocol
+        sessions = min(rules.sessions, 2) * (SLOW_WARMUP + rules.runs(one_us))
+        nodes = 2 * (SLOW_WARMUP + self._node_runs(one_us)) if self._nodes else 0
+        return (sessions + nodes) * one_us / 1e6 + (2 * compile_s if self._nodes else 0.0)
+
+    def _node_runs(self, one_us: float) -> int:
+        return SLOW_NODE_RUNS if one_us > self._bench.settings.model_protocol.slow_us else NODE_RUNS
 
     def _end_to_end(self, block: Block[Policy], deadline: float | None) -> list[Measurement]:
         runners: list[Runner] = [runner for _, runner in block.compiled]
@@ -159,16 +190,20 @@ class _Stage:
         target = self._targets[policy.target]
         return float(weight_bytes(target.graph.program, target.named(policy.widths)))
 
-    def _node_us(self, policy: Policy) -> dict[int, float] | None:
+    def _node_us(self, policy: Policy, measured: Measurement) -> dict[int, float] | None:
         """Median time of every kernel inside the model, at the sentinel's reference."""
         if not self._nodes:
             return None
         bench = self._bench
-        pace, found = 1.0, bench.runtime.node_us
+        pace, runs = 1.0, self._node_runs(measured.p50_us)
+
+        def profiled() -> Mapping[str, Floats] | Failure:
+            return bench.runtime.node_us(self._model(policy), bench.settings.run, runs)
+
         if bench.sentinel is None:
-            nodes = found(self._model(policy), bench.settings.run, NODE_RUNS)
+            nodes = profiled()
         else:
-            nodes, pace, _ = bench.sentinel.beside(lambda: found(self._model(policy), bench.settings.run, NODE_RUNS))
+            nodes, pace, _ = bench.sentinel.beside(profiled)
         if isinstance(nodes, Failure):
             self._nodes = nodes.kind != "unsupported"
             return None

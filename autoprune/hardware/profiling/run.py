@@ -131,8 +131,9 @@ def _header(bench: Bench, device: DeviceInfo, environment: dict[str, str], base:
     settings = bench.settings
     correction = _correction(bench)
     rules, whole = settings.kernel_protocol, settings.model_protocol
-    fewer = f"{whole.slow_runs} where over {whole.slow_us / 1e3:g} ms"
-    environment["whole_models"] = f"{whole.sessions} sessions of {whole.minimum_runs} runs, {fewer}"
+    for what, protocol in (("kernel_runs", rules), ("model_runs", whole)):
+        fewer = f"{protocol.slow_runs} where over {protocol.slow_us / 1e3:g} ms"
+        environment[what] = f"{protocol.sessions} sessions of {protocol.minimum_runs}, {fewer}"
     return ProfileHeader(
         name=settings.name or default_name(settings),
         description=settings.description,
