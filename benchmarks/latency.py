@@ -83,7 +83,7 @@ def main() -> int:
     parts = parser.add_subparsers(required=True)
     here = parts.add_parser("local")
     here.add_argument("--models", nargs="+", choices=latency_local.CHECKED, default=list(latency_local.CHECKED))
-    here.add_argument("--runtimes", nargs="+", default=list(latency_local.RUNTIMES))
+    here.add_argument("--runtimes", nargs="+", default=list(latency_local.CHECKED_RUNTIMES))
     here.add_argument("--threads", type=int, default=1)
     here.add_argument("--budget", type=float, default=600.0, help="seconds a profile")
     here.add_argument("--whole-models", type=int, default=300, help="timed for a profile")

@@ -19,17 +19,19 @@ from autoprune.graph.dimension import Batch
 from autoprune.hardware.fit import Floats, rank_correlation
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.latency import LatencyTable
-from autoprune.hardware.measure import Measurement, Protocol, measure_models
+from autoprune.hardware.measure import Protocol, time_runners
+from autoprune.hardware.pinning import pinned
 from autoprune.hardware.plan import sample_policies
 from autoprune.hardware.profile import HardwareProfile
 from autoprune.hardware.profiling import ProfileSettings, profile_graphs
-from autoprune.hardware.runtimes import RunSettings
+from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
+from autoprune.hardware.runtimes.model import Model
 from autoprune.search.space import SearchSpace
 from benchmarks.latency_models import MODELS
 
 CHECKED = ("resnet18", "mobilenet", "vit", "bert")
 PROFILED = (*CHECKED, "resnet20", "demo")  # the small ones are what examples and other benchmarks use
-RUNTIMES = ("onnxruntime", "openvino", "executorch")
+CHECKED_RUNTIMES = ("onnxruntime", "openvino", "executorch")
 POLICIES, ROUNDS = 60, 3
 QUANTUM = 8  # of the search spaces that policies come from
 SEED = 7  # of the policies that are predicted; profiles are made with 0
@@ -125,17 +127,23 @@ def unseen(graph: DependencyGraph) -> Integers:
 
 def timed(graph: DependencyGraph, widths: Integers, runtime: str, threads: int) -> dict[str, Floats]:
     """Times of whole models from end to end, `ROUNDS` times in shuffled order.  # percentile -> (ROUNDS, n)"""
-    modules = [graph.module(dict(zip(graph.groups, map(int, row), strict=True))) for row in widths]
-    protocol = Protocol(sessions=ROUNDS, minimum_runs=30, maximum_runs=200, target_us=200_000.0, seed=SEED)
+    adapter, settings = RUNTIMES.get(runtime)(), RunSettings(threads)
+    runners: list[Runner] = []
+    for index, row in enumerate(widths):
+        module = graph.module(dict(zip(graph.groups, map(int, row), strict=True)))
+        runner = adapter.compile(Model.of_module(module), settings)
+        if isinstance(runner, Failure):
+            raise RuntimeError(f"{runtime}: {runner}")
+        runners.append(runner)
+        progress("compiled", index + 1, len(widths))
     rounds: dict[str, list[list[float]]] = {p: [] for p in PERCENTILES}
-    for index in range(ROUNDS):
-        one = replace(protocol, sessions=1, seed=SEED + index)
-        found = measure_models(modules, runtime=runtime, settings=RunSettings(threads), protocol=one, progress=progress)
-        failed = [item for item in found if isinstance(item, Failure)]
-        if failed:
-            raise RuntimeError(f"{runtime}: {failed[0]}")
-        for p in PERCENTILES:
-            rounds[p].append([item.us(p) for item in found if isinstance(item, Measurement)])
+    with pinned(threads):
+        for index in range(ROUNDS):
+            protocol = Protocol(sessions=1, minimum_runs=30, maximum_runs=200, target_us=200_000.0, seed=SEED + index)
+            found = time_runners(runners, protocol)
+            progress("rounds", index + 1, ROUNDS)
+            for p in PERCENTILES:
+                rounds[p].append([item.us(p) for item in found])
     return {p: np.array(own) for p, own in rounds.items()}
 
 
