@@ -12,6 +12,7 @@ from torch import nn
 
 from autoprune.core.errors import Failure
 from autoprune.graph import trace
+from autoprune.graph.kernel import Kernel
 from autoprune.hardware.runtimes import Runner, RunSettings
 from autoprune.hardware.runtimes import torch_runner as torch_runner_module
 from autoprune.hardware.runtimes.contract import models
@@ -209,6 +210,7 @@ def test_without_a_compiler_there_is_a_hint(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("CXX", "no-such-compiler")
-    found = TorchCompile().compile(models()["an attention block"], RunSettings(batch=2))
+    never_seen = Kernel("x0:(2,c0);y0:(2,c0)=exp.default(x0);y1:(2,c0)=tanh.default(y0)", (37,))  # not in any cache
+    found = TorchCompile().compile(Model.of_kernel(never_seen), RunSettings(batch=2))
     assert isinstance(found, Failure)
     assert "C++ compiler" in found.hint
