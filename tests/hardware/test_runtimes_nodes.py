@@ -130,6 +130,12 @@ def test_reporting_never_costs_a_node_all_its_time() -> None:
     assert sum(float(np.median(own)) for own in found.values()) == pytest.approx(50.0)
 
 
+def test_nodes_that_take_no_time_keep_none() -> None:
+    found = without_overhead({"a": np.full(3, 100.0), "b": np.zeros(3)}, whole_us=50.0)
+    assert found["a"].tolist() == pytest.approx([50.0] * 3)
+    assert found["b"].tolist() == [0.0] * 3
+
+
 def test_nothing_is_taken_off_where_nothing_is_too_much() -> None:
     times = {"a": np.array([3.0, 4.0])}
     assert without_overhead(times, whole_us=10.0) == times

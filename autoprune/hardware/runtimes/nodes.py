@@ -102,7 +102,7 @@ def without_overhead(times: Mapping[str, Floats], whole_us: float) -> dict[str, 
         middle = (low + high) / 2.0
         left = np.maximum(typical - middle, LEAST * typical).sum()
         low, high = (middle, high) if left > whole_us else (low, middle)
-    share = np.maximum(typical - high, LEAST * typical) / typical
+    share = np.maximum(typical - high, LEAST * typical) / np.where(typical > 0, typical, 1.0)
     return {name: own * factor for (name, own), factor in zip(times.items(), share, strict=True)}
 
 
