@@ -125,5 +125,5 @@ def import_kit_file(
     from autoprune.hardware.importers.profile import checked_kind
     from autoprune.hardware.kit.importing import Asked, import_kit
 
-    given = Asked(name=name, device=device, kind=checked_kind(kind or "cpu"), description=source, **asked)
-    return import_kit(file, given)
+    checked = None if kind is None else checked_kind(kind)
+    return import_kit(file, Asked(name=name, device=device, kind=checked, description=source, **asked))

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,8 +50,9 @@ class Sshd:
     def cut(self) -> None:
         """Kill the server's processes for connections that are open; it goes on listening."""
         for process in psutil.Process(self.pid).children(recursive=True):
-            if process.name().startswith("sshd"):
-                process.kill()
+            with suppress(psutil.NoSuchProcess):  # it went with the one before it
+                if process.name().startswith("sshd"):
+                    process.kill()
 
     def device(self) -> SshDevice:
         """The device behind it."""

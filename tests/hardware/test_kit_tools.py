@@ -164,6 +164,7 @@ def test_a_kit_for_a_tool_that_reads_onnx_or_converts_it(
     assert len(profile.kernels) == 3
     assert profile.header.runtime.name == runtime
     assert profile.header.runtime.version.startswith("100300" if runtime == "tensorrt" else "cksum-")
+    assert profile.header.device.kind == {"litert": "mobile", "ncnn": "mobile", "tensorrt": "gpu"}[runtime]
     assert f"autoprune's authors have not run {program} themselves" in profile.header.validation.notes
     calls = (kit / "calls").read_text().splitlines()
     assert sum("models/" in call for call in calls) == len(manifest.order)

@@ -41,7 +41,7 @@ class Asked:
 
     Attributes:
         name: of the profile.
-        device, kind: what it was run on; the kit knows the processor alone.
+        device, kind: what it was run on; the kit knows the processor, and where its tool usually runs.
         description: for people.
         runtime: name, or name and version, that must have run it.
         precision, batch, threads: that it must have been run with.
@@ -49,7 +49,7 @@ class Asked:
 
     name: str | None = None
     device: str | None = None
-    kind: str = "cpu"
+    kind: str | None = None
     description: str = ""
     runtime: str | None = None
     precision: str | None = None
@@ -73,7 +73,7 @@ def import_kit(path: Path, asked: Asked | None = None) -> HardwareProfile:
     _check_asked(given, manifest, logs)
     _check_coverage(contents, manifest, logs)
     graphs = [_graph(contents, manifest, index) for index in range(len(manifest.targets))]
-    environment = environment_of(contents.texts.get(ENVIRONMENT, ""), given.kind)
+    environment = environment_of(contents.texts.get(ENVIRONMENT, ""), given.kind or tool_for(manifest.runtime).kind)
     return _profile(given, manifest, logs, environment, graphs, contents.place)
 
 

@@ -56,8 +56,8 @@ def profile_remote(
     if failure is not None:
         raise AutopruneError(f"profile run: {failure}. The same command again goes on where it was.")
     given = asked or Asked()
-    kind = "mobile" if device.partition(":")[0] == "android" else given.kind
-    return import_kit(folder, replace(given, kind=kind))
+    usual = "mobile" if device.partition(":")[0] == "android" else None
+    return import_kit(folder, replace(given, kind=given.kind or usual))
 
 
 def _tool(settings: KitSettings) -> Tool:

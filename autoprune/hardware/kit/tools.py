@@ -64,6 +64,7 @@ class Tool:
         precisions: that it can be asked for.
         parse: reads what it prints; None where its times are not there.
         converter: what makes its own model files of ONNX, where it needs any.
+        kind: of device that it usually runs on.
         run_here: whether it was ever run by this project, or only follows its documentation.
     """
 
@@ -73,6 +74,7 @@ class Tool:
     parse: Parse
     precisions: tuple[str, ...] = ("float32",)
     converter: str = ""
+    kind: str = "cpu"
     run_here: bool = False
 
 
@@ -142,10 +144,10 @@ def _benchncnn(lines: Sequence[str], place: str, warmup: int) -> SessionTimes | 
 
 TOOLS = {
     "executorch": Tool("executor_runner", "pte", "ms", _executor_runner),
-    "litert": Tool("benchmark_model", "onnx", "us", _benchmark_model, converter="onnx2tf"),
-    "ncnn": Tool("benchncnn", "onnx", "ms", _benchncnn, converter="pnnx"),
+    "litert": Tool("benchmark_model", "onnx", "us", _benchmark_model, converter="onnx2tf", kind="mobile"),
+    "ncnn": Tool("benchncnn", "onnx", "ms", _benchncnn, converter="pnnx", kind="mobile"),
     "onnxruntime": Tool("time_onnx.py", "onnx", "us", _runs, run_here=True),
-    "tensorrt": Tool("trtexec", "onnx", "ms", _trtexec, ("float32", "float16")),
+    "tensorrt": Tool("trtexec", "onnx", "ms", _trtexec, ("float32", "float16"), kind="gpu"),
 }
 
 
