@@ -16,8 +16,10 @@ from autoprune.graph import trace
 from autoprune.hardware.runtimes import Runner, RunSettings, executorch_program
 from autoprune.hardware.runtimes.batch_norms import fold_batch_norms
 from autoprune.hardware.runtimes.executorch import ExecuTorch
-from autoprune.hardware.runtimes.executorch_program import Lowered, lower, package_version
+from autoprune.hardware.runtimes.executorch_profile import _aligned
+from autoprune.hardware.runtimes.executorch_program import Lowered, Step, lower, package_version
 from autoprune.hardware.runtimes.model import Model
+from autoprune.hardware.runtimes.nodes import NOBODY
 
 try:
     package_version()
@@ -125,10 +127,10 @@ def test_what_has_no_short_way_takes_the_long_one(module: nn.Module, shape: tupl
 
 
 def test_without_the_inner_part_of_torch_executorch_decomposes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executorch_program, "decomposed", lambda program, kept: program)
     model = model_of(convolutions(), IMAGE)
-    short = lowered(model)
-    monkeypatch.setattr(executorch_program, "_decomposed", lambda program, kept: program)
-    assert lowered(model).delegates == short.delegates == 1
+    assert [call.delegated for call in lowered(model).calls].count(True) == 1
+    np.testing.assert_allclose(outputs(compiled(model)), expected(model), rtol=1e-4, atol=1e-5)
 
 
 def test_runners_of_one_and_two_threads_live_in_one_process() -> None:
@@ -138,6 +140,24 @@ def test_runners_of_one_and_two_threads_live_in_one_process() -> None:
         for runner in (one, two, two, one):
             assert runner.run_us(3).shape == (3,)
     np.testing.assert_array_equal(outputs(one), outputs(two))
+
+
+@pytest.mark.parametrize(("module", "shape"), [(convolutions(), IMAGE), (Block(LATER), TOKENS), (Portable(), TOKENS)])
+def test_every_kernel_has_its_time_inside_the_model(module: nn.Module, shape: tuple[int, ...]) -> None:
+    model = model_of(module, shape)
+    found = ExecuTorch().node_us(model, RunSettings(), 12)
+    assert not isinstance(found, Failure), str(found)
+    places = model.parts.places
+    assert {places[name] for name in found if name != NOBODY} == set(range(len(model.parts.names)))
+    assert all(times.shape == (12,) and (times >= 0).all() for times in found.values())
+
+
+def test_operators_of_a_part_are_found_among_its_nodes() -> None:
+    nodes = [Step(f"XNN{kind}", kind) for kind in ("StaticReshape", "Conv2d", "Add", "StaticReshape", "Concatenate2")]
+    names = ["Convolution (NHWC, F32) IGEMM #1", "Static Reshape (NC) #1", "Copy (NC, X32) #1", "Copy (NC, X32) #2"]
+    found = [step.source for step in _aligned(names, nodes)]
+    assert found == ["Conv2d", "StaticReshape", "Concatenate2", "Concatenate2"]
+    assert [step.source for step in _aligned(["Add (ND) #1"], ())] == [""]
 
 
 def test_settings() -> None:

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from autoprune.core.errors import Failure
+from autoprune.graph.program import Program
 from autoprune.hardware.profile import RuntimeInfo
 from autoprune.hardware.runtimes import Floats, Runner, RunSettings, refused
 from autoprune.hardware.runtimes.batch_norms import fold_batch_norms
-from autoprune.hardware.runtimes.executorch_program import lower, package_version, quiet
+from autoprune.hardware.runtimes.executorch_profile import Traced, operation_times
+from autoprune.hardware.runtimes.executorch_program import Lowered, lower, package_version, quiet
 from autoprune.hardware.runtimes.model import Model, module_of
+from autoprune.hardware.runtimes.nodes import NOBODY, in_turn, without_overhead
 
 NAME = "executorch"
 PRECISIONS = ("float32", "float16")
+WARM_RUNS = 10
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -39,25 +43,61 @@ class ExecuTorch:
 
     def compile(self, model: Model, settings: RunSettings) -> Runner | Failure:
         """A loaded method for the model, its inputs in place; weights are packed here, not in the first run."""
-        if (failure := refused(NAME, settings, PRECISIONS, LAYOUTS)) is not None:
-            return failure
-        package_version()
-        module = module_of(model)
-        if isinstance(module, Failure):
-            return Failure(module.kind, f"{NAME}: {module.message}", module.hint)
-        try:
-            inputs = tuple(_placed(x, settings) for x in model.inputs(settings.batch))
-            lowered = lower(fold_batch_norms(module).to(getattr(torch, settings.precision)), inputs)
-            return _Method(lowered.data, inputs, settings.threads)
-        except MemoryError as error:
-            return Failure("memory", f"{NAME}: out of memory ({error})", "profile smaller widths")
-        except Exception as error:  # exporter and runtime raise classes of many packages
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            return Failure("compile", f"{NAME} refused the model: {text}", "see its list of operators")
+        prepared = _prepared(model, settings)
+        if isinstance(prepared, Failure):
+            return prepared
+        lowered, inputs, _ = prepared
+        return _attempt(lambda: _Method(lowered.data, inputs, settings.threads))
 
     def node_us(self, model: Model, settings: RunSettings, runs: int) -> Mapping[str, Floats] | Failure:
-        """Not written yet."""
-        return Failure("unsupported", f"{NAME}: no per-node profile")
+        """From the event trace, which has XNNPACK's operators one by one; the cost of tracing is taken off."""
+        prepared = _prepared(model, settings)
+        if isinstance(prepared, Failure):
+            return prepared
+        lowered, inputs, program = prepared
+
+        def measured() -> dict[str, Floats]:
+            plain = _Method(lowered.data, inputs, settings.threads)  # makes the thread pool
+            traced = Traced(_bindings(), lowered.data, inputs)
+            whole_us = float(np.median(in_turn(traced, plain, WARM_RUNS, runs)))
+            found = operation_times(lowered, traced.events()[-runs:], program, model.parts.places)
+            times = without_overhead(found, whole_us)
+            left_us = whole_us - sum(float(np.median(own)) for own in times.values())
+            return {**times, NOBODY: np.full(runs, max(left_us, 0.0))}  # the call itself, among others
+
+        return _attempt(measured)
+
+
+Prepared = tuple[Lowered, tuple[torch.Tensor, ...], Program]
+Made = TypeVar("Made")
+
+
+def _prepared(model: Model, settings: RunSettings) -> Prepared | Failure:
+    """The lowered model, its inputs, and what was lowered: the program without the norms that are folded."""
+    if (failure := refused(NAME, settings, PRECISIONS, LAYOUTS)) is not None:
+        return failure
+    package_version()
+    module = module_of(model)
+    if isinstance(module, Failure):
+        return Failure(module.kind, f"{NAME}: {module.message}", module.hint)
+
+    def made() -> Prepared:
+        inputs = tuple(_placed(x, settings) for x in model.inputs(settings.batch))
+        folded = fold_batch_norms(module)
+        return lower(folded.to(getattr(torch, settings.precision)), inputs), inputs, folded.program
+
+    return _attempt(made)
+
+
+def _attempt(make: Callable[[], Made]) -> Made | Failure:
+    """What `make` gives; exporter and runtime raise classes of many packages."""
+    try:
+        return make()
+    except MemoryError as error:
+        return Failure("memory", f"{NAME}: out of memory ({error})", "profile smaller widths")
+    except Exception as error:
+        text = " ".join(str(error).split())[:300] or type(error).__name__
+        return Failure("compile", f"{NAME} refused the model: {text}", "see its list of operators")
 
 
 def _placed(tensor: torch.Tensor, settings: RunSettings) -> torch.Tensor:

@@ -20,8 +20,7 @@ import torch
 from torch import nn
 
 from autoprune.core.errors import InputError
-
-_ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
+from autoprune.hardware.runtimes.executorch_rewrites import add_masks, decomposed
 
 
 def package_version() -> str:
@@ -76,18 +75,44 @@ def _no_stderr() -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Step:
+    """One operator of a lowered program.
+
+    Attributes:
+        kind: as ExecuTorch or XNNPACK names it.
+        source: the exported node that it came of; empty for what lowering added, such as changes of layout.
+    """
+
+    kind: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Call:
+    """One instruction of a lowered program: a part that XNNPACK runs, or one operator that it does not have."""
+
+    delegated: bool
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True)
 class Lowered:
     """A program as ExecuTorch loads it.
 
     Attributes:
         data: the bytes of a `.pte` file.
-        delegates: how many parts XNNPACK runs.
-        portable: operators left to ExecuTorch's own kernels, in order.
+        calls: what it runs, in order.
+        exported: (name, operator) of the nodes of the exported program that sources are among, in order.
     """
 
     data: bytes
-    delegates: int
-    portable: tuple[str, ...]
+    calls: tuple[Call, ...]
+    exported: tuple[tuple[str, str], ...]
+
+    @property
+    def portable(self) -> tuple[str, ...]:
+        """Operators left to ExecuTorch's own kernels, in order."""
+        return tuple(call.steps[0].kind for call in self.calls if not call.delegated)
 
 
 def lower(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Lowered:
@@ -102,21 +127,38 @@ def lower(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Lowered:
     """
     with quiet(), torch.no_grad():
         tools = _tools()
-        exported = tools.fold_constants(torch.export.export(module, inputs))
-        _add_masks(exported)
-        with _needed_passes():
+        exported = torch.export.export(module, inputs)
+        nodes = tuple((node.name, str(node.target)) for node in exported.graph.nodes if node.op == "call_function")
+        exported = tools.fold_constants(exported)
+        add_masks(exported)
+        with _watched() as parts:
             edge = tools.to_edge(exported, partitioner=[tools.partitioner()], compile_config=tools.compile_config())
-        called = [node for node in edge.exported_program().graph.nodes if node.op == "call_function"]
-        delegates = [node for node in called if node.target is tools.delegate]
-        left = [name for node in called if (name := node.target.__name__) not in ("getitem", tools.delegate.__name__)]
-        return Lowered(edge.to_executorch(tools.backend_config()).buffer, len(delegates), tuple(left))
+        calls = _calls(edge.exported_program().graph_module, parts)
+        return Lowered(edge.to_executorch(tools.backend_config()).buffer, calls, nodes)
 
 
-class _Decomposed(torch.export.ExportedProgram):
-    """A program in core ATen: to decompose it again, as ExecuTorch does twice over, would give the same."""
+Parts = dict[bytes, list[tuple[Step, ...]]]  # serialised delegate -> its operators, once for each that is alike
 
-    def run_decompositions(self, *args: Any, **kwargs: Any) -> torch.export.ExportedProgram:
-        return self
+
+def _calls(module: Any, parts: Parts) -> tuple[Call, ...]:
+    found = []
+    for node in module.graph.nodes:
+        if node.target is torch.ops.higher_order.executorch_call_delegate:
+            found.append(Call(True, parts[getattr(module, node.args[0].target).processed_bytes].pop(0)))
+        elif node.op == "call_function" and node.target.__name__ != "getitem":
+            found.append(Call(False, (Step(node.target.__name__, _source(node)),)))
+    return tuple(found)
+
+
+def _source(node: Any) -> str:
+    """The exported node that a node came of; what lowering added came of none, or of itself."""
+    origins = node.meta.get("from_node") if "debug_handle" in node.meta else None
+    if not origins:
+        return ""
+    origin = origins[-1]
+    while origin.from_node:
+        origin = origin.from_node[-1]
+    return str(origin.name)
 
 
 @dataclass(frozen=True)
@@ -128,7 +170,6 @@ class _Tools:
     partitioner: Any
     compile_config: Any
     backend_config: Any
-    delegate: Any
 
 
 @functools.cache
@@ -148,7 +189,7 @@ def _tools() -> _Tools:
             kept = {node.target for node in called if node.target in wanted}
             if any(node.target in kept and not accepts(node) for node in called):
                 return program  # XNNPACK takes some calls of an operator and not others: the long way tells them apart
-            return _decomposed(program, kept)
+            return decomposed(program, kept)
 
         def partition(self, program: Any) -> Any:
             """Without the walk up the stack that looks for a deprecated caller."""
@@ -162,118 +203,7 @@ def _tools() -> _Tools:
         backend_config=functools.partial(
             ExecutorchBackendConfig, memory_planning_pass=MemoryPlanningPass(alloc_graph_input=False)
         ),
-        delegate=torch.ops.higher_order.executorch_call_delegate,
     )
-
-
-def _decomposed(program: Any, kept: set[Any]) -> Any:
-    """The program in core ATen, operators `kept` as they are.
-
-    `ExportedProgram.run_decompositions` goes through all composite operators of torch, hundreds, each time; its inner
-    part takes only those that are to be kept. Where a version of torch has no such part, the program is given back and
-    ExecuTorch decomposes it, more slowly.
-    """
-    try:
-        from torch._export.utils import _is_preservable_cia_op, _special_op_to_preserve_cia
-        from torch.export.exported_program import _decompose_exported_program
-    except ImportError:
-        return program
-    table = {target: rule for target, rule in _core_table().items() if target not in kept}
-    composite = {target: _special_op_to_preserve_cia for target in kept if _is_preservable_cia_op(target)}
-    if all(_plain_attention(node) for node in program.graph.nodes if node.target is _ATTENTION):
-        composite[_ATTENTION] = _attention
-    made = _decompose_exported_program(
-        program,
-        cia_to_decomp=composite,
-        python_decomp_table=table,
-        joint_loss_index=None,
-        decompose_custom_triton_ops=False,
-    )
-    _with_float_scalars(made)
-    made.__class__ = _Decomposed
-    return made
-
-
-@functools.cache
-def _core_table() -> dict[Any, Any]:
-    """How operators decompose into core ATen; composite ones decompose by themselves."""
-    from executorch.exir.program._program import _default_decomposition_table
-    from torch._export.utils import _is_preservable_cia_op
-
-    return {k: rule for k, rule in _default_decomposition_table().items() if not _is_preservable_cia_op(k)}
-
-
-def _with_float_scalars(program: Any) -> None:
-    """`x + 3` of floats as `x + 3.0`: an integer becomes a tensor that is cast in every run, outside the delegate."""
-    aten = torch.ops.aten
-    for node in program.graph.nodes:
-        arithmetic = node.target in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
-        if arithmetic and isinstance(node.args[1], int) and node.meta["val"].is_floating_point():
-            node.update_arg(1, float(node.args[1]))
-
-
-def _add_masks(program: Any) -> None:
-    """Boolean masks of attention that are the same in every run, as numbers that are added."""
-    signature = program.graph_signature
-    names = {
-        **signature.inputs_to_parameters,
-        **signature.inputs_to_buffers,
-        **signature.inputs_to_lifted_tensor_constants,
-    }
-    for node in program.graph.nodes:
-        name = names.get(node.name)
-        tensors = program.state_dict if name in program.state_dict else program.constants
-        mask = tensors.get(name)
-        if mask is None or mask.dtype != torch.bool or not bool(mask.any(-1).all()):
-            continue  # what hides all of a row is left to torch, which then gives zeros
-        if all(user.target is _ATTENTION and _attention_arguments(user)["attn_mask"] is node for user in node.users):
-            dtype = next(iter(node.users)).meta["val"].dtype
-            least = torch.finfo(dtype).min / 2  # a score added to it stays finite
-            added = torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, least)
-            tensors[name] = nn.Parameter(added, requires_grad=False) if isinstance(mask, nn.Parameter) else added
-            node.meta["val"] = node.meta["val"].to(dtype)
-
-
-def _attention_arguments(node: Any) -> dict[str, Any]:
-    names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-    return {**dict.fromkeys(names), **dict(zip(names, node.args, strict=False)), **node.kwargs}
-
-
-def _plain_attention(node: Any) -> bool:
-    """Whether `_attention` computes what the call does."""
-    given = _attention_arguments(node)
-    query, key, value = (given[name].meta["val"] for name in ("query", "key", "value"))
-    mask = given["attn_mask"]
-    return (
-        not (given["is_causal"] or given["dropout_p"] or given.get("enable_gqa"))
-        and query.shape[:-2] == key.shape[:-2] == value.shape[:-2]
-        and (mask is None or mask.meta["val"].is_floating_point())
-    )
-
-
-def _attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attn_mask: torch.Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> torch.Tensor:
-    """Attention of operators that XNNPACK has: two batched products around a softmax.
-
-    Torch's own decomposition guards rows that a mask hides entirely with five operators that XNNPACK does not have; a
-    mask of finite numbers, or none, hides none. (..., L, E), (..., S, E), (..., S, V) -> (..., L, V)
-    """
-    heads, length, source = query.shape[:-2], query.shape[-2], key.shape[-2]
-    scaled = query * (query.shape[-1] ** -0.5 if scale is None else scale)
-    products = torch.bmm(scaled.reshape(-1, *query.shape[-2:]), key.reshape(-1, *key.shape[-2:]).transpose(1, 2))
-    if attn_mask is not None:
-        products = (products.view(*heads, length, source) + attn_mask).view(-1, length, source)
-    mixed = torch.bmm(torch.softmax(products, -1), value.reshape(-1, *value.shape[-2:]))
-    return mixed.view(*heads, length, value.shape[-1])
 
 
 # XNNPACK's passes over a delegated graph, each of which interprets all of it anew -> what has to be in an operator's
@@ -297,20 +227,36 @@ def _has_work(name: str, operators: set[str]) -> bool:
 
 
 @contextlib.contextmanager
-def _needed_passes() -> Iterator[None]:
-    """While it lasts, XNNPACK leaves out the passes that have nothing to do; each takes as long as an export."""
+def _watched() -> Iterator[Parts]:
+    """While it lasts, XNNPACK leaves out passes that have nothing to do, and what its parts are made of is kept.
+
+    Each pass takes as long as an export.
+    """
     from executorch.backends.xnnpack import xnnpack_preprocess as backend
 
-    every = backend.XNNPACKPassManager
+    manager, serialise = backend.XNNPACKPassManager, backend.serialize_xnnpack_binary
+    parts: Parts = {}
+    sources: dict[int, str] = {}
 
-    class Needed(every):  # type: ignore[misc, valid-type]  # the package has no type hints
+    class Needed(manager):  # type: ignore[misc, valid-type]  # the package has no type hints
         def __init__(self, program: Any, passes: Any = None) -> None:
             super().__init__(program, passes)
             names = {getattr(node.target, "__name__", "") for node in program.graph.nodes}
             self.passes: list[Any] = [item for item in self.passes if _has_work(item.__name__, names)]
 
-    backend.XNNPACKPassManager = Needed
+        def transform(self) -> Any:
+            program = super().transform()
+            sources.update({node.meta["debug_handle"]: _source(node) for node in program.graph.nodes if _source(node)})
+            return program
+
+    def watching(graph: Any, constants: Any) -> bytes:
+        data: bytes = serialise(graph, constants)
+        steps = (Step(type(n.xnode_union).__name__, sources.get(n.debug_handle, "")) for n in graph.xnodes)
+        parts.setdefault(data, []).append(tuple(steps))
+        return data
+
+    backend.XNNPACKPassManager, backend.serialize_xnnpack_binary = Needed, watching
     try:
-        yield
+        yield parts
     finally:
-        backend.XNNPACKPassManager = every
+        backend.XNNPACKPassManager, backend.serialize_xnnpack_binary = manager, serialise
