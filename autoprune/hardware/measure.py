@@ -127,16 +127,15 @@ class Sentinel:
         readings_us: every time it was read since.
     """
 
-    RUNS, FEWEST_RUNS = 8, 3
-    READING_US = 2_000.0  # what one reading may take
+    MOST_RUNS, FEWEST_RUNS = 24, 3  # of a reading; short kernels are read by more runs
+    READING_US = 700.0  # what a reading is to take
     UNSTEADY = 0.12  # a burst between two readings that differ by more is repeated
     REPEATS = 2
 
     def __init__(self, runner: Runner, reference_us: float | None = None, readings_us: Sequence[float] = ()) -> None:
         self._runner = runner
-        self._runs = self.RUNS
         one_us = max(float(np.median(runner.run_us(50))), 0.01)
-        self._runs = max(self.FEWEST_RUNS, min(self.RUNS, int(self.READING_US / one_us)))
+        self._runs = max(self.FEWEST_RUNS, min(self.MOST_RUNS, int(self.READING_US / one_us)))
         self.reference_us = reference_us or float(np.median([self._read_us() for _ in range(9)]))
         self.readings_us: list[float] = [*readings_us, self._read_us()]
 

@@ -68,8 +68,9 @@ def check_runs(bench: Bench) -> None:
     """
     runner = bench.compile(empty_model())
     if isinstance(runner, Failure):
-        kind = InputError if runner.kind == "unsupported" else AutopruneError
-        raise kind(f"profile: the runtime '{bench.settings.runtime}' refuses even an empty model: {runner.message}.")
+        if runner.kind == "unsupported":
+            raise InputError(f"profile: {runner.message}. Choose one that it has, or another runtime.")
+        raise AutopruneError(f"profile: the runtime refuses even an empty model: {runner}.")
 
 
 def prepare(bench: Bench, planned: Sequence[PlannedKernel]) -> Base:

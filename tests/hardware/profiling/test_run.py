@@ -118,8 +118,8 @@ def test_widths_that_do_not_fit(widths: dict[str, tuple[int, ...]], expected: st
     ("fields", "expected"),
     [
         ({"runtime": "abacus"}, "unknown runtime 'abacus'"),
-        ({"precision": "float8"}, "'onnxruntime' refuses even an empty model: .*float8"),
-        ({"processor": "cuda"}, "'onnxruntime' refuses even an empty model: .*cuda"),
+        ({"precision": "float8"}, "profile: onnxruntime: expected a precision .*'float8'. Choose one"),
+        ({"processor": "cuda"}, "profile: onnxruntime: expected a device .*'cuda'. Choose one"),
     ],
 )
 def test_settings_that_nothing_has(fields: dict[str, object], expected: str) -> None:
