@@ -19,7 +19,7 @@ from autoprune.graph.dimension import Batch
 from autoprune.hardware.fit import Floats, rank_correlation
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.latency import LatencyTable
-from autoprune.hardware.measure import Protocol, time_runners
+from autoprune.hardware.measure import MODEL_PROTOCOL, Protocol, time_runners
 from autoprune.hardware.pinning import pinned
 from autoprune.hardware.plan import sample_policies
 from autoprune.hardware.profile import HardwareProfile
@@ -36,6 +36,8 @@ POLICIES, ROUNDS = 60, 3
 QUANTUM = 8  # of the search spaces that policies come from
 SEED = 7  # of the policies that are predicted; profiles are made with 0
 PERCENTILES = ("p50", "p95")
+# More models with fewer runs each say more than few models with many.
+MODEL_RUNS = replace(MODEL_PROTOCOL, sessions=3, minimum_runs=20, slow_runs=12)
 SCHEMA = "autoprune.benchmark.latency/1"
 DESCRIPTION = "ResNet-18, MobileNetV2, ViT (192 wide), BERT (256 wide), ResNet-20 and a small depthwise CNN; batch 1."
 
@@ -106,6 +108,7 @@ def profiled(runtime: str, options: Options) -> HardwareProfile:
         whole_models=options.whole_models,
         name=name,
         description=DESCRIPTION,
+        model_protocol=MODEL_RUNS,
     )
     targets = [(graph, space_of(graph)) for graph in map(traced, PROFILED)]
     profile = profile_graphs(targets, settings, progress, journal=journal)

@@ -28,7 +28,7 @@ from autoprune.hardware.quantum import probe_quantum
 from autoprune.hardware.runtimes import RUNTIMES
 
 QUANTUM_SHARE = 0.1  # of the budget is spent when the quantum is no longer probed
-KERNEL_SHARE = 0.4  # of the budget; the rest is for whole models
+KERNEL_SHARE = 0.3  # of the budget; the rest is for whole models
 MOST_NOTES = 8
 
 Targets = Sequence[tuple[Graph, Mapping[str, Sequence[int]] | None]]
