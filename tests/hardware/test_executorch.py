@@ -166,9 +166,12 @@ def test_settings() -> None:
     half = outputs(compiled(model, precision="float16"))
     assert half.dtype == np.float16
     np.testing.assert_allclose(half, expected(model), rtol=1e-2, atol=1e-2)
+    eighth = compiled(model, precision="int8")
+    np.testing.assert_allclose(outputs(eighth), expected(model), atol=0.05 * float(np.abs(expected(model)).max()))
+    assert not isinstance(ExecuTorch().node_us(model, RunSettings(precision="int8"), 5), Failure)
     refusal = ExecuTorch().compile(model, RunSettings(precision="bfloat16"))
     assert isinstance(refusal, Failure)
-    assert "expected a precision among float32, float16, got 'bfloat16'" in refusal.message
+    assert "expected a precision among float32, float16, int8, got 'bfloat16'" in refusal.message
     described = ExecuTorch().describe(RunSettings(threads=2))
     assert (described.flags["delegate"], described.flags["threads"]) == ("xnnpack", "2")
 

@@ -22,7 +22,7 @@ from autoprune.hardware.runtimes.model import Model, module_of
 from autoprune.hardware.runtimes.nodes import NOBODY, in_turn, without_overhead
 
 NAME = "executorch"
-PRECISIONS = ("float32", "float16")
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "int8": torch.float32}  # of what is lowered
 WARM_RUNS = 10
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -84,7 +84,8 @@ def _prepared(model: Model, settings: RunSettings) -> Prepared | Failure:
     def made() -> Prepared:
         inputs = tuple(_placed(x, settings) for x in model.inputs(settings.batch))
         folded = fold_batch_norms(module)
-        return lower(folded.to(getattr(torch, settings.precision)), inputs), inputs, folded.program
+        lowered = lower(folded.to(PRECISIONS[settings.precision]), inputs, settings.precision == "int8")
+        return lowered, inputs, folded.program
 
     return _attempt(made)
 
@@ -103,7 +104,7 @@ def _attempt(make: Callable[[], Made]) -> Made | Failure:
 def _placed(tensor: torch.Tensor, settings: RunSettings) -> torch.Tensor:
     """An input as the settings ask. Inside a model, images are channels-last: XNNPACK has no other convolutions."""
     if tensor.is_floating_point():
-        tensor = tensor.to(getattr(torch, settings.precision))
+        tensor = tensor.to(PRECISIONS[settings.precision])
     return tensor.contiguous(memory_format=LAYOUTS[settings.layout]) if tensor.dim() == 4 else tensor
 
 

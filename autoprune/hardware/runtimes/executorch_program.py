@@ -115,12 +115,13 @@ class Lowered:
         return tuple(call.steps[0].kind for call in self.calls if not call.delegated)
 
 
-def lower(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Lowered:
+def lower(module: nn.Module, inputs: tuple[torch.Tensor, ...], quantised: bool = False) -> Lowered:
     """Export, delegate to XNNPACK and serialise; inputs stay where the caller has them, outputs are planned.
 
     Args:
         module: in eval mode, its outputs tensors.
         inputs: of the sizes that it will be run with.
+        quantised: weights by channel and activations by tensor as int8, their ranges those of `inputs`.
 
     Raises:
         Exception: what ExecuTorch raises where it cannot lower the module.
@@ -131,10 +132,24 @@ def lower(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> Lowered:
         nodes = tuple((node.name, str(node.target)) for node in exported.graph.nodes if node.op == "call_function")
         exported = tools.fold_constants(exported)
         add_masks(exported)
+        if quantised:
+            exported = torch.export.export(_quantised(exported.module(), inputs), inputs)
         with _watched() as parts:
             edge = tools.to_edge(exported, partitioner=[tools.partitioner()], compile_config=tools.compile_config())
         calls = _calls(edge.exported_program().graph_module, parts)
         return Lowered(edge.to_executorch(tools.backend_config()).buffer, calls, nodes)
+
+
+def _quantised(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
+    from executorch.backends.xnnpack.quantizer import xnnpack_quantizer as xnnpack
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+    quantiser = xnnpack.XNNPACKQuantizer()
+    quantiser.set_global(xnnpack.get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(module, quantiser)
+    prepared(*inputs)
+    made: nn.Module = convert_pt2e(prepared)
+    return made
 
 
 Parts = dict[bytes, list[tuple[Step, ...]]]  # serialised delegate -> its operators, once for each that is alike
