@@ -13,7 +13,7 @@ from autoprune.core.settings import validated
 from autoprune.graph import DependencyGraph, SparsityPolicy, trace
 from autoprune.hardware import predict_cost
 from autoprune.hardware.profile import HardwareProfile, load_profile
-from autoprune.hardware.profiling import WHOLE_MODELS, ProfileSettings, profile_graph
+from autoprune.hardware.profiling import BUDGET_S, WHOLE_MODELS, ProfileSettings, profile_graph
 from autoprune.pipeline.inspection import Inspection, inspect_graph
 from autoprune.pruning import prune
 from autoprune.search.executors import ExecutorSettings
@@ -39,7 +39,7 @@ def profile_device(
     layout: str = "contiguous",
     processor: str = "cpu",
     device: str = "local",
-    budget_s: float | None = None,
+    budget_s: float | None = BUDGET_S,
     whole_models: int = WHOLE_MODELS,
     name: str | None = None,
     progress: Progress | None = None,
@@ -60,7 +60,7 @@ def profile_device(
         layout: `contiguous` or `channels_last`, where the runtime has it.
         processor: what of the device runs the models: `cpu`, `cuda`, or what the runtime names.
         device: where they run: `local`, or a machine that a kit is sent to: `ssh:user@host:port`, `android:serial`.
-        budget_s: seconds to spend on it; without, everything is timed.
+        budget_s: seconds to spend on it, coarse grids of widths first; None times every kernel, which takes long.
         whole_models: pruned models timed end to end, which the composition is fitted on.
         name: of the profile.
         progress: called with (stage, done, total).

@@ -156,7 +156,7 @@ def figures(
     """For p50 and p95: errors of three ways to predict, beside how well the measurement repeats itself."""
     table = LatencyTable(profile, graph)
     ours, interval = table.latency_us(widths), table.interval_us(widths)
-    alone = profile.header.model_copy(update={"within": "alone", "composition": {}})
+    alone = profile.header.model_copy(update={"within": "alone", "composition": {}, "known": {}})
     sums = LatencyTable(replace(profile, header=alone), graph).latency_us(widths)
     named = {group: widths[:, column] for column, group in enumerate(graph.groups)} | {Batch.KEY: np.int64(1)}
     macs = np.asarray(graph.macs(named), dtype=np.float64)

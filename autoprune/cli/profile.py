@@ -134,8 +134,8 @@ def run(
         str, typer.Option("--processor", help="What of the device runs the model: cpu, cuda, ...")
     ] = "cpu",
     budget: Annotated[
-        str | None, typer.Option("--budget", help="Time for all of it, such as 10min; else everything is timed.")
-    ] = None,
+        str, typer.Option("--budget", help="Time for all of it, such as 10min; `all` times every kernel of the plan.")
+    ] = "10min",
     whole_models: Annotated[
         int, typer.Option("--whole-models", min=0, help="Pruned models timed from end to end.")
     ] = 60,
@@ -152,7 +152,7 @@ def run(
     from autoprune.callables import example_inputs, load_model
     from autoprune.core.units import parse_seconds
 
-    budget_s = parse_seconds(budget) if budget is not None else None
+    budget_s = None if budget == "all" else parse_seconds(budget)
     settings: dict[str, Any] = {
         "runtime": runtime,
         "threads": threads,

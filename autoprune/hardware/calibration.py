@@ -22,6 +22,7 @@ from autoprune.hardware.fit import Floats, rank_correlation
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.latency import LatencyTable, families_digest
+from autoprune.hardware.measure import Progress
 from autoprune.hardware.observation import Observation
 from autoprune.hardware.profile import PERCENTILES, Composition, HardwareProfile, KnownModel, Residuals, Validation
 
@@ -30,7 +31,9 @@ FEWEST = 12  # whole models that more than a composition is learnt from
 FEWEST_FOLDED = 4  # whole models that errors are learnt from
 MOST_ROWS = 240  # of a family, timed inside models
 LEAST_US = 0.01
+OUTLYING = 0.3  # residuals of more say nothing of the pace
 PLAIN, CORRECTED = "", ", corrected"
+STAGE = "ways to predict"
 
 
 def calibrated(
@@ -39,6 +42,7 @@ def calibrated(
     observed: Sequence[Observation],
     drift: float = 0.0,
     notes: tuple[str, ...] = (),
+    progress: Progress | None = None,
 ) -> HardwareProfile:
     """A profile of kernels with what whole models teach: rows inside models, composition, intervals, validation.
 
@@ -48,6 +52,7 @@ def calibrated(
         observed: whole models of those, timed.
         drift: of the sentinel, for the record.
         notes: for the record.
+        progress: called with ("ways to predict", done, total).
     """
     if not observed:
         return replace(bare, header=bare.header.model_copy(update={"validation": Validation(notes=notes)}))
@@ -55,9 +60,15 @@ def calibrated(
     names = ["alone"]
     if len(observed) >= FEWEST:
         names = [f"{source}{kind}" for source in whole.sources() for kind in (PLAIN, CORRECTED)]
-    errors = {name: whole.left_out(name, whole.random_folds(), own=True) for name in names}
+    errors = {}
+    for done, name in enumerate(names):
+        if progress is not None:
+            progress(STAGE, done, len(names) + 1)
+        errors[name] = whole.left_out(name, whole.random_folds(), own=True)
     compared = {name: float(np.abs(own["p50"]).mean()) for name, own in errors.items() if len(own["p50"])}
     best = min(compared, key=lambda name: compared[name], default="alone")
+    if progress is not None:
+        progress(STAGE, len(names), len(names) + 1)
     profile = whole.profile(best, np.arange(len(observed)))
     sums, kernels = whole.sums_of(profile)
     pooled = whole.left_out(best, whole.model_folds(), own=False) if len(whole.seen) > 1 else errors[best]
@@ -74,6 +85,8 @@ def calibrated(
         "known": whole.known(sums, kernels, errors[best]) if len(whole.seen) > 1 else {},
         "validation": validation,
     }
+    if progress is not None:
+        progress(STAGE, len(names) + 1, len(names) + 1)
     return replace(profile, header=profile.header.model_copy(update=learnt))
 
 
@@ -110,15 +123,37 @@ class _Whole:
             if len(places):
                 widths = np.array([observed[i].widths for i in places], dtype=np.int64)
                 self.seen.append(_Seen(graph, kernel_slots(graph.program), places, widths))
-        self._alone: list[list[Part]] | None = None
+        self._kept: dict[tuple[str, bytes], tuple[HardwareProfile, list[list[Part]]]] = {}
+        self._exponent = 0.0
+        self._exponent = self._pace_exponent()
 
     def sources(self) -> tuple[str, ...]:
         """Where times of kernels can come from."""
         return ("alone", "inside") if all(item.node_us for item in self._observed) else ("alone",)
 
     def times_us(self, percentile: str) -> Floats:
-        """Measured times of all models.  # (n,)"""
-        return np.array([item.measured.us(percentile) for item in self._observed], dtype=np.float64)
+        """Measured times of all models at the machine's typical pace, as far as the sentinel tells it.  # (n,)"""
+        times = np.array([item.measured.us(percentile) for item in self._observed], dtype=np.float64)
+        return times / self._paces() ** self._exponent
+
+    def _paces(self) -> Floats:
+        return np.array([item.measured.pace for item in self._observed], dtype=np.float64)
+
+    def _pace_exponent(self) -> float:
+        """How much of the sentinel's pace whole models share, from 0 to 1: a regression of what kernels leave open."""
+        if len(self._observed) < FEWEST:
+            return 0.0
+        logs, times = np.log(self._paces()), self.times_us("p50")
+        sums, kernels = self._added(self._source("alone", np.arange(0))[1])
+        left, pace = np.zeros(len(times)), np.zeros(len(times))
+        for seen in self.seen:
+            own = seen.places
+            fitted = fit_composition(sums[own], kernels[own], times[own])
+            left[own] = np.log(times[own] / np.maximum(compose(fitted, sums[own], kernels[own]), LEAST_US))
+            left[own] -= np.median(left[own])
+            pace[own] = logs[own] - np.median(logs[own])
+        shared = float(np.clip(left, -OUTLYING, OUTLYING) @ pace)
+        return min(max(shared / max(float(pace @ pace), 1e-12), 0.0), 1.0)
 
     def random_folds(self) -> list[Integers]:
         """Policies left out together, some of every model.  # each (k,)"""
@@ -170,11 +205,9 @@ class _Whole:
 
     def profile(self, name: str, train: Integers) -> HardwareProfile:
         """The profile whose rows are learnt in this way from some of the models; without a composition."""
-        source, corrected = name.removesuffix(CORRECTED), name.endswith(CORRECTED)
-        profile = self._source(source, train)
-        if not corrected:
+        profile, parts = self._source(name.removesuffix(CORRECTED), train)
+        if not name.endswith(CORRECTED):
             return profile
-        parts = self._parts(profile)
         composition, correction = self._correction(parts, train)
         rows = [row for row in profile.kernels if row.within == "model"] or _met(self.seen, parts, profile)
         return _with_rows(self._bare, [_corrected(row, composition, correction) for row in rows])
@@ -188,7 +221,7 @@ class _Whole:
 
     def _sums(self, name: str, train: Integers) -> tuple[Floats, Floats]:
         """As `sums_of`, learnt from some of the models."""
-        parts = self._parts(self._source(name.removesuffix(CORRECTED), train))
+        _, parts = self._source(name.removesuffix(CORRECTED), train)
         if not name.endswith(CORRECTED):
             return self._added(parts)
         composition, correction = self._correction(parts, train)
@@ -199,17 +232,14 @@ class _Whole:
                 sums[seen.places] += composition.sum_factor * part.times_us * factor
         return sums, self._added(parts)[1]
 
-    def _source(self, source: str, train: Integers) -> HardwareProfile:
-        if source == "alone":
-            return self._bare
-        return _with_rows(self._bare, self._inside_rows(train))
-
-    def _parts(self, profile: HardwareProfile) -> list[list[Part]]:
-        if profile is not self._bare:
-            return [LatencyTable(profile, seen.graph).parts(seen.widths) for seen in self.seen]
-        if self._alone is None:
-            self._alone = [LatencyTable(profile, seen.graph).parts(seen.widths) for seen in self.seen]
-        return self._alone
+    def _source(self, source: str, train: Integers) -> tuple[HardwareProfile, list[list[Part]]]:
+        """The profile whose times come from a source, and what it says of all models; both are kept."""
+        key = (source, b"" if source == "alone" else train.tobytes())  # times alone learn from no model
+        if key not in self._kept:
+            profile = self._bare if source == "alone" else _with_rows(self._bare, self._inside_rows(train))
+            parts = [LatencyTable(profile, seen.graph).parts(seen.widths) for seen in self.seen]
+            self._kept[key] = profile, parts
+        return self._kept[key]
 
     def _added(self, parts: Sequence[Sequence[Part]]) -> tuple[Floats, Floats]:
         sums, kernels = np.zeros(len(self._observed)), np.zeros(len(self._observed))

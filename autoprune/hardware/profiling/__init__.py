@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from autoprune.hardware.profiling.rows import kernel_work
 from autoprune.hardware.profiling.run import default_name, profile_graph, profile_graphs
-from autoprune.hardware.profiling.settings import WHOLE_MODELS, ProfileSettings
+from autoprune.hardware.profiling.settings import BUDGET_S, WHOLE_MODELS, ProfileSettings
 
 __all__ = [
-    "profile_graph", "profile_graphs", "ProfileSettings", "WHOLE_MODELS",
+    "profile_graph", "profile_graphs", "ProfileSettings", "WHOLE_MODELS", "BUDGET_S",
     "default_name", "kernel_work",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoprune.core.errors import InputError
 from autoprune.core.files import canonical_json, digest
+from autoprune.graph.kernel import Kernel
 from autoprune.hardware.calibration import calibrated
 from autoprune.hardware.cost import Graph
 from autoprune.hardware.devices.local import LocalDevice
@@ -21,6 +22,7 @@ from autoprune.hardware.profiling.bench import Bench, Clock
 from autoprune.hardware.profiling.journal import Journal
 from autoprune.hardware.profiling.kernels import Base, KernelTimes, check_runs, prepare, time_kernels
 from autoprune.hardware.profiling.models import ModelTimes, Policy, planned_policies, time_models
+from autoprune.hardware.profiling.power import energies
 from autoprune.hardware.profiling.rows import failed_row, timed_row
 from autoprune.hardware.profiling.settings import ProfileSettings
 from autoprune.hardware.profiling.target import Target
@@ -81,10 +83,12 @@ def profile_graphs(
         quantum, planned, policies = _plan(bench, models, described)
         base = prepare(bench, planned)
         kernels = time_kernels(bench, planned, bench.clock.deadline(KERNEL_SHARE))
+        energy, counter = energies(bench, kernels.timed)
         whole = time_models(bench, models, policies, bench.clock.deadline())
-    environment = before | {"cpus": " ".join(map(str, cpus))} | _after(device.environment())
+    environment = before | {"cpus": " ".join(map(str, cpus)), "energy": counter} | _after(device.environment())
     header = _header(bench, described, environment, base, quantum)
-    return _profile(bench, header, base, kernels, whole, [model.graph for model in models])
+    rows = _rows(bench, base, kernels, energy)
+    return _profile(bench, header, rows, kernels, whole, [model.graph for model in models])
 
 
 def default_name(settings: ProfileSettings) -> str:
@@ -161,22 +165,29 @@ def _header(bench: Bench, device: DeviceInfo, environment: dict[str, str], base:
     )
 
 
+def _rows(bench: Bench, base: Base, kernels: KernelTimes, energy: Mapping[Kernel, float]) -> list[KernelRow]:
+    """Rows of the kernels timed alone."""
+    correction = _correction(bench)
+    timed = [
+        replace(timed_row(item, found, correction, base.empty_us, base.edges), energy_uj=energy.get(item.kernel))
+        for item, found in kernels.timed
+    ]
+    return sorted([*timed, *(failed_row(item, why) for item, why in kernels.failed)], key=_place)
+
+
 def _profile(
     bench: Bench,
     header: ProfileHeader,
-    base: Base,
+    rows: Sequence[KernelRow],
     kernels: KernelTimes,
     whole: ModelTimes,
     graphs: Sequence[Graph],
 ) -> HardwareProfile:
-    """Rows of the kernels and what the whole models teach."""
-    correction = _correction(bench)
-    rows = [timed_row(item, found, correction, base.empty_us, base.edges) for item, found in kernels.timed]
-    rows += [failed_row(item, why) for item, why in kernels.failed]
-    bare = HardwareProfile(header, tuple(sorted(rows, key=_place)))
+    """The rows and what the whole models teach."""
     drift = 0.0 if bench.sentinel is None else bench.sentinel.drift
     notes = tuple(sorted({why for _, why in (*kernels.failed, *whole.failed)}))[:MOST_NOTES]
-    profile = calibrated(bare, graphs, whole.observations(correction), drift, notes)
+    observed = whole.observations(_correction(bench))
+    profile = calibrated(HardwareProfile(header, tuple(rows)), graphs, observed, drift, notes, bench.progress)
     return replace(profile, kernels=tuple(sorted(profile.kernels, key=_place)))
 
 

@@ -11,6 +11,7 @@ from autoprune.hardware.runtimes import RunSettings
 # Kernels of half a millisecond are run 60 times in three sessions; shorter ones at least 150 times.
 KERNEL_PROTOCOL = Protocol(target_us=3_000.0, warmup_us=800.0, maximum_runs=150, slow_us=500.0)
 WHOLE_MODELS = 60
+BUDGET_S = 600.0
 _NO_PART = ("budget_s", "name", "description")  # of what decides whether two measurements are the same
 
 
@@ -36,7 +37,7 @@ class ProfileSettings:
     precision: str = "float32"
     layout: str = "contiguous"
     processor: str = "cpu"
-    budget_s: float | None = None
+    budget_s: float | None = BUDGET_S
     whole_models: int = WHOLE_MODELS
     name: str | None = None
     description: str = ""
