@@ -7,6 +7,7 @@ none, so its model is of fixed sizes. Nothing here is random or dated: equal pro
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -127,14 +128,18 @@ def _array(
 
 
 def placeholder(value: Value, widths: Widths) -> npt.NDArray[np.generic]:
-    """Numbers of a parameter's shape that keep activations finite through deep networks."""
+    """Numbers of a parameter's shape that keep activations finite through deep networks.
+
+    Parameters of one shape get different numbers: runtimes keep equal ones once, and such a model runs from the cache.
+    """
     shape = tuple(int(size(dimension, widths)) for dimension in value.dimensions)
     if value.dtype != "float32":
         return np.full(shape, value.dtype == "bool", dtype=value.dtype)  # a mask that hides all makes no finite number
     if len(shape) < 2:
         return np.ones(shape, dtype=np.float32)
-    ramp = (np.arange(math.prod(shape), dtype=np.int64) * 7919 % 33 - 16).astype(np.float32)
-    return (ramp / (16.0 * math.sqrt(max(1, math.prod(shape[1:]))))).reshape(shape).astype(np.float32)
+    start = zlib.crc32(value.name.encode())
+    ramp = ((np.arange(math.prod(shape), dtype=np.int64) * 7919 + start) % 1021 - 510).astype(np.float32)
+    return (ramp / (510.0 * math.sqrt(max(1, math.prod(shape[1:]))))).reshape(shape).astype(np.float32)
 
 
 __all__ = ["BATCH", "OPSET", "UnsupportedOperator", "onnx_model", "placeholder", "to_onnx"]

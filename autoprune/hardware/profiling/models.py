@@ -111,6 +111,7 @@ class _Stage:
             {name: index for index, slot in enumerate(kernel_slots(target.graph.program)) for name in slot.operations}
             for target in targets
         ]
+        self._models: dict[Policy, Model] = {}  # of the block: what a runtime makes of one may serve twice
         self._nodes = True  # until the runtime says that it has no such profile
         self.done = self.total = 0
 
@@ -126,6 +127,7 @@ class _Stage:
         block.compiled.clear()  # their memory is wanted for what follows
         timed = [(policy, own, self._node_us(policy, own)) for policy, own in zip(policies, times, strict=True)]
         failed = [(policy, str(failure)) for policy, failure in block.refused]
+        self._models.clear()
         bench.keep(
             "models",
             timed=[{**vars(policy), "measured": measurement_data(own), "nodes": nodes} for policy, own, nodes in timed],
@@ -183,8 +185,10 @@ class _Stage:
         self._bench.report("models", self.done + int(END_TO_END * models * steps / of), self.total)
 
     def _model(self, policy: Policy) -> Model:
-        target = self._targets[policy.target]
-        return Model.of_program(target.graph.program, target.named(policy.widths))
+        if policy not in self._models:
+            target = self._targets[policy.target]
+            self._models[policy] = Model.of_program(target.graph.program, target.named(policy.widths))
+        return self._models[policy]
 
     def _bytes(self, policy: Policy) -> float:
         target = self._targets[policy.target]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -70,6 +71,8 @@ class ExecuTorch:
 
 Prepared = tuple[Lowered, tuple[torch.Tensor, ...], Program]
 Made = TypeVar("Made")
+# Lowering takes seconds, and a model that is timed is often profiled as well.
+_LOWERED: weakref.WeakKeyDictionary[Model, tuple[RunSettings, Prepared]] = weakref.WeakKeyDictionary()
 
 
 def _prepared(model: Model, settings: RunSettings) -> Prepared | Failure:
@@ -77,6 +80,9 @@ def _prepared(model: Model, settings: RunSettings) -> Prepared | Failure:
     if (failure := refused(NAME, settings, PRECISIONS, LAYOUTS)) is not None:
         return failure
     package_version()
+    kept = _LOWERED.get(model)
+    if kept is not None and kept[0] == settings:
+        return kept[1]
     module = module_of(model)
     if isinstance(module, Failure):
         return Failure(module.kind, f"{NAME}: {module.message}", module.hint)
@@ -87,7 +93,10 @@ def _prepared(model: Model, settings: RunSettings) -> Prepared | Failure:
         lowered = lower(folded.to(PRECISIONS[settings.precision]), inputs, settings.precision == "int8")
         return lowered, inputs, folded.program
 
-    return _attempt(made)
+    prepared = _attempt(made)
+    if not isinstance(prepared, Failure):
+        _LOWERED[model] = settings, prepared
+    return prepared
 
 
 def _attempt(make: Callable[[], Made]) -> Made | Failure:
