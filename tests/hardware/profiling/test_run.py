@@ -50,7 +50,7 @@ def test_a_profile_of_a_model_is_measured_saved_and_predicts(tmp_path: Path) -> 
     assert header.protocol.empty_run_us > 0
     assert header.protocol.seconds > 0
     assert {"cpus", "load_1min_after", "torch", "kernel_runs", "model_runs"} <= set(header.environment)
-    assert {stage for stage, _, _ in steps} == {"kernels", "models"}
+    assert {stage for stage, _, _ in steps} == {"kernels", "models", "ways to predict"}
     for stage in ("kernels", "models"):
         done = [step for step in steps if step[0] == stage]
         assert done[-1][1] == done[-1][2] > 0
