@@ -19,12 +19,12 @@ from autoprune.graph.dimension import Batch
 from autoprune.hardware.fit import Floats, rank_correlation
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.latency import LatencyTable
-from autoprune.hardware.measure import MODEL_PROTOCOL, Protocol, time_runners
+from autoprune.hardware.measure import MODEL_PROTOCOL, Protocol, measure_models
 from autoprune.hardware.pinning import pinned
 from autoprune.hardware.plan import sample_policies
 from autoprune.hardware.profile import HardwareProfile
 from autoprune.hardware.profiling import ProfileSettings, profile_graphs
-from autoprune.hardware.runtimes import RUNTIMES, Runner, RunSettings
+from autoprune.hardware.runtimes import RunSettings
 from autoprune.hardware.runtimes.model import Model
 from autoprune.search.space import SearchSpace
 from benchmarks.latency_models import MODELS
@@ -33,6 +33,7 @@ CHECKED = ("resnet18", "mobilenet", "vit", "bert")
 PROFILED = (*CHECKED, "resnet20", "demo")  # the small ones are what examples and other benchmarks use
 CHECKED_RUNTIMES = ("onnxruntime", "openvino", "executorch")
 POLICIES, ROUNDS = 60, 3
+TOGETHER = 12  # models compiled at once
 QUANTUM = 8  # of the search spaces that policies come from
 SEED = 7  # of the policies that are predicted; profiles are made with 0
 PERCENTILES = ("p50", "p95")
@@ -129,25 +130,28 @@ def unseen(graph: DependencyGraph) -> Integers:
 
 
 def timed(graph: DependencyGraph, widths: Integers, runtime: str, threads: int) -> dict[str, Floats]:
-    """Times of whole models from end to end, `ROUNDS` times in shuffled order.  # percentile -> (ROUNDS, n)"""
-    adapter, settings = RUNTIMES.get(runtime)(), RunSettings(threads)
-    runners: list[Runner] = []
-    for index, row in enumerate(widths):
-        module = graph.module(dict(zip(graph.groups, map(int, row), strict=True)))
-        runner = adapter.compile(Model.of_module(module), settings)
-        if isinstance(runner, Failure):
-            raise RuntimeError(f"{runtime}: {runner}")
-        runners.append(runner)
-        progress("compiled", index + 1, len(widths))
-    rounds: dict[str, list[list[float]]] = {p: [] for p in PERCENTILES}
+    """Times of whole models from end to end, `ROUNDS` times in shuffled order.  # percentile -> (ROUNDS, n)
+
+    Every round compiles them anew, a few at once: where a model's memory happens to lie is part of what repeats differ by.
+    """
+    models = [Model.of_module(graph.module(dict(zip(graph.groups, map(int, row), strict=True)))) for row in widths]
+    rounds = {p: np.zeros((ROUNDS, len(models))) for p in PERCENTILES}
     with pinned(threads):
         for index in range(ROUNDS):
-            protocol = Protocol(sessions=1, minimum_runs=30, maximum_runs=200, target_us=200_000.0, seed=SEED + index)
-            found = time_runners(runners, protocol)
-            progress("rounds", index + 1, ROUNDS)
-            for p in PERCENTILES:
-                rounds[p].append([item.us(p) for item in found])
-    return {p: np.array(own) for p, own in rounds.items()}
+            order = np.random.default_rng(SEED + index).permutation(len(models))
+            for first in range(0, len(models), TOGETHER):
+                chosen = order[first : first + TOGETHER]
+                protocol = Protocol(sessions=1, minimum_runs=30, maximum_runs=200, target_us=200_000.0, seed=index)
+                found = measure_models(
+                    [models[i] for i in chosen], runtime=runtime, settings=RunSettings(threads), protocol=protocol
+                )
+                for place, one in zip(chosen, found, strict=True):
+                    if isinstance(one, Failure):
+                        raise RuntimeError(f"{runtime}: {one}")
+                    for p in PERCENTILES:
+                        rounds[p][index, place] = one.us(p)
+                progress(f"round {index + 1} of {ROUNDS}", first + len(chosen), len(models))
+    return rounds
 
 
 def figures(

@@ -73,6 +73,18 @@ def test_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sys.modules.pop("mnist", None)
 
 
+@needs_digits
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+def test_three_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fronts = load(EXAMPLES / "three_devices.py").main(tmp_path, trials=8)
+    assert list(fronts) == ["phone GPU", "server CPU", "data-centre GPU"]
+    assert all(len(front) >= 1 for front in fronts.values())
+    page = (tmp_path / "three_devices.html").read_text(encoding="utf-8")
+    assert all(f"searched for {device}" in page for device in fronts)
+    assert "searched for (row) and run on (column)" in capsys.readouterr().out
+
+
 def test_a_transformer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     small = load(EXAMPLES / "transformer.py").main(tmp_path)
