@@ -132,7 +132,7 @@ def unseen(graph: DependencyGraph) -> Integers:
 def timed(graph: DependencyGraph, widths: Integers, runtime: str, threads: int) -> dict[str, Floats]:
     """Times of whole models from end to end, `ROUNDS` times in shuffled order.  # percentile -> (ROUNDS, n)
 
-    Every round compiles them anew, a few at once: where a model's memory happens to lie is part of what repeats differ by.
+    Every round compiles them anew, a few at once: where a model happens to lie in memory is part of its spread.
     """
     models = [Model.of_module(graph.module(dict(zip(graph.groups, map(int, row), strict=True)))) for row in widths]
     rounds = {p: np.zeros((ROUNDS, len(models))) for p in PERCENTILES}
