@@ -133,8 +133,11 @@ class _Whole:
 
     def times_us(self, percentile: str) -> Floats:
         """Measured times of all models at the machine's typical pace, as far as the sentinel tells it.  # (n,)"""
-        times = np.array([item.measured.us(percentile) for item in self._observed], dtype=np.float64)
-        return times / self._paces() ** self._exponent
+        return self.clock_us(percentile) / self._paces() ** self._exponent
+
+    def clock_us(self, percentile: str) -> Floats:
+        """Measured times of all models as the clock said.  # (n,)"""
+        return np.array([item.measured.us(percentile) for item in self._observed], dtype=np.float64)
 
     def _paces(self) -> Floats:
         return np.array([item.measured.pace for item in self._observed], dtype=np.float64)
@@ -168,6 +171,8 @@ class _Whole:
     def left_out(self, name: str, folds: Sequence[Integers], own: bool) -> dict[str, Floats]:
         """`measured / predicted - 1` of policies that were left out, by percentile; empty without folds.
 
+        Measured as the clock says: whoever times a model does so at whatever pace the machine has.
+
         Args:
             name: the way to predict.
             folds: places of what is left out together.
@@ -185,7 +190,7 @@ class _Whole:
                 asked = np.intersect1d(test, places)
                 for p in PERCENTILES:
                     predicted[p][asked] = compose(fitted[p], sums[asked], kernels[asked])
-        return {p: self.times_us(p) / np.maximum(predicted[p], LEAST_US) - 1.0 for p in PERCENTILES}
+        return {p: self.clock_us(p) / np.maximum(predicted[p], LEAST_US) - 1.0 for p in PERCENTILES}
 
     def compositions(self, sums: Floats, kernels: Floats, places: Integers) -> dict[str, Composition]:
         """The composition of each percentile, fitted on some of the models."""
