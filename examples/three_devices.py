@@ -2,9 +2,10 @@
 
 python examples/three_devices.py [OUTPUT_FOLDER]
 
-A phone's GPU pays for every four channels, a server's CPU for blocks of sixteen and for memory traffic, and a
-data-centre GPU at batch 1 mostly for starting kernels: there, only whole blocks that go save time. The page that is
-written shows which widths each search chose, and what each front is worth on the devices it was not searched for.
+A phone's GPU pays for every four channels and dearly for depthwise convolutions, a server's CPU for blocks of sixteen
+and for memory traffic, and a data-centre GPU on a network this small mostly for starting kernels: there, only whole
+blocks that go save time. The page that is written shows which widths each search chose, and what each choice is worth
+on the devices it was not searched for.
 """
 
 from __future__ import annotations
