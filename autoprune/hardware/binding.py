@@ -77,7 +77,7 @@ class Binding:
 
     Args:
         program: the dense program.
-        rows: of the profile.
+        rows: of the profile, none of a kernel that failed.
         batch: of the profile.
         quantum: of the profile, for times inside models; None where only times alone are to predict.
 
@@ -91,8 +91,7 @@ class Binding:
         self._quantum = quantum
         self._rows: dict[tuple[str, str], list[KernelRow]] = {}
         for row in rows:
-            if not row.failure:
-                self._rows.setdefault((row.family, row.within), []).append(row)
+            self._rows.setdefault((row.family, row.within), []).append(row)
         self.slots = self._bound(kernel_slots(program))
         self._removals: dict[str, _Removal] = {}
 

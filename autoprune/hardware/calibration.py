@@ -60,15 +60,14 @@ def calibrated(
     names = ["alone"]
     if len(observed) >= FEWEST:
         names = [f"{source}{kind}" for source in whole.sources() for kind in (PLAIN, CORRECTED)]
+    report = progress or (lambda *_: None)
     errors = {}
     for done, name in enumerate(names):
-        if progress is not None:
-            progress(STAGE, done, len(names) + 1)
+        report(STAGE, done, len(names) + 1)
         errors[name] = whole.left_out(name, whole.random_folds(), own=True)
     compared = {name: float(np.abs(own["p50"]).mean()) for name, own in errors.items() if len(own["p50"])}
     best = min(compared, key=lambda name: compared[name], default="alone")
-    if progress is not None:
-        progress(STAGE, len(names), len(names) + 1)
+    report(STAGE, len(names), len(names) + 1)
     profile = whole.profile(best, np.arange(len(observed)))
     sums, kernels = whole.sums_of(profile)
     pooled = whole.left_out(best, whole.model_folds(), own=False) if len(whole.seen) > 1 else errors[best]
@@ -85,8 +84,7 @@ def calibrated(
         "known": whole.known(sums, kernels, errors[best]) if len(whole.seen) > 1 else {},
         "validation": validation,
     }
-    if progress is not None:
-        progress(STAGE, len(names) + 1, len(names) + 1)
+    report(STAGE, len(names) + 1, len(names) + 1)
     return replace(profile, header=profile.header.model_copy(update=learnt))
 
 
@@ -124,7 +122,6 @@ class _Whole:
                 widths = np.array([observed[i].widths for i in places], dtype=np.int64)
                 self.seen.append(_Seen(graph, kernel_slots(graph.program), places, widths))
         self._kept: dict[tuple[str, bytes], tuple[HardwareProfile, list[list[Part]]]] = {}
-        self._exponent = 0.0
         self._exponent = self._pace_exponent()
 
     def sources(self) -> tuple[str, ...]:
@@ -146,7 +143,7 @@ class _Whole:
         """How much of the sentinel's pace whole models share, from 0 to 1: a regression of what kernels leave open."""
         if len(self._observed) < FEWEST:
             return 0.0
-        logs, times = np.log(self._paces()), self.times_us("p50")
+        logs, times = np.log(self._paces()), self.clock_us("p50")
         sums, kernels = self._added(self._source("alone", np.arange(0))[1])
         left, pace = np.zeros(len(times)), np.zeros(len(times))
         for seen in self.seen:
@@ -161,8 +158,10 @@ class _Whole:
     def random_folds(self) -> list[Integers]:
         """Policies left out together, some of every model.  # each (k,)"""
         count = len(self._observed)
-        fold = np.random.default_rng(0).permutation(count) % min(FOLDS, max(count, 1))
-        return [np.flatnonzero(fold == index) for index in range(min(FOLDS, count))] if count >= FEWEST_FOLDED else []
+        if count < FEWEST_FOLDED:
+            return []
+        fold = np.random.default_rng(0).permutation(count) % min(FOLDS, count)
+        return [np.flatnonzero(fold == index) for index in range(min(FOLDS, count))]
 
     def model_folds(self) -> list[Integers]:
         """Whole models left out.  # each (k,)"""
@@ -199,7 +198,7 @@ class _Whole:
     def known(self, sums: Floats, kernels: Floats, errors: Mapping[str, Floats]) -> dict[str, KnownModel]:
         """What is learnt from each model for its own policies."""
         return {
-            families_digest(seen.graph.program, self._bare.batch): KnownModel(
+            families_digest(slot.family(self._bare.batch) for slot in seen.slots): KnownModel(
                 models=len(seen.places),
                 composition=self.compositions(sums, kernels, seen.places),
                 residuals=_residuals({p: own[seen.places] for p, own in errors.items() if len(own)}),

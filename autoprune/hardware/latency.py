@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from autoprune.core.errors import InputError
 from autoprune.core.files import canonical_json, digest
 from autoprune.graph.dimension import Batch, Dimension, size
-from autoprune.graph.fusion import KernelSlot, kernel_slots
-from autoprune.graph.program import Program
+from autoprune.graph.fusion import KernelSlot
 from autoprune.hardware.analytical_estimate import Estimator
 from autoprune.hardware.binding import Binding, BoundSlot, Family, Kinds
 from autoprune.hardware.composition import PLAIN, compose
@@ -58,7 +57,7 @@ class LatencyTable:
         self._roofline = Roofline(predicting or profile.kernels)
         self._tail_ratio = _tail_ratios(predicting)
         self._watts = _watts(known)
-        own = profile.header.known.get(families_digest(graph.program, profile.batch))
+        own = profile.header.known.get(families_digest(bound.family.name for bound in self._binding.slots))
         self._compositions = profile.header.composition if own is None else own.composition
         self._residuals = profile.header.validation.residuals if own is None else own.residuals
 
@@ -258,9 +257,9 @@ class LatencyTable:
         return scaled
 
 
-def families_digest(program: Program, batch: int) -> str:
+def families_digest(families: Iterable[str]) -> str:
     """What tells a profiled model from others: 16 hex digits over the families of its kernels, in order."""
-    return digest(canonical_json([slot.family(batch) for slot in kernel_slots(program)]))
+    return digest(canonical_json(list(families)))
 
 
 def _work(slot: KernelSlot, policies: Integers, named: dict[str, Integers]) -> tuple[Floats, Floats]:
