@@ -119,11 +119,9 @@ def run(
     runtime: Annotated[
         str, typer.Option("--runtime", help="What runs the model: onnxruntime, openvino, executorch, pytorch, ...")
     ] = "onnxruntime",
-    space: Annotated[
-        str, typer.Option("--space", help="Search space whose widths are measured; auto picks one.")
-    ] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")] = 1,
+    space: profile_kit.Space = "auto",
+    threads: profile_kit.Threads = 1,
+    batch: profile_kit.Batch = 1,
     precision: Annotated[
         str, typer.Option("--precision", help="float32, bfloat16, float16 or int8, where the runtime has it.")
     ] = "float32",
@@ -136,11 +134,9 @@ def run(
     budget: Annotated[
         str, typer.Option("--budget", help="Time for all of it, such as 10min; `all` times every kernel of the plan.")
     ] = "10min",
-    whole_models: Annotated[
-        int, typer.Option("--whole-models", min=0, help="Pruned models timed from end to end.")
-    ] = 60,
+    whole_models: profile_kit.WholeModels = 60,
     python: profile_kit.Python = "python3",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the order and of the whole models.")] = 0,
+    seed: profile_kit.Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Measure a device for a model: its kernels at the widths of the space, and whole pruned models.

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from autoprune.hardware.profile import HardwareProfile
 
 KIT = "kit"
+Space = Annotated[str, typer.Option("--space", help="Search space whose widths are timed; auto picks one.")]
+Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")]
+Batch = Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")]
+WholeModels = Annotated[int, typer.Option("--whole-models", min=0, help="Pruned models timed from end to end.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the order and of the whole models.")]
 Python = Annotated[str, typer.Option("--python", help="Interpreter at the far end, for tools that are Python.")]
 
 
@@ -26,19 +31,15 @@ def kit(
     runtime: Annotated[
         str, typer.Option("--runtime", help="What is to run it: onnxruntime, executorch, tensorrt, litert, ncnn.")
     ] = "onnxruntime",
-    space: Annotated[
-        str, typer.Option("--space", help="Search space whose widths are timed; auto picks one.")
-    ] = "auto",
-    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")] = 1,
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")] = 1,
+    space: Space = "auto",
+    threads: Threads = 1,
+    batch: Batch = 1,
     precision: Annotated[str, typer.Option("--precision", help="float32, or what the tool has besides.")] = "float32",
     kernels: Annotated[int, typer.Option("--kernels", min=1, help="At most so many, coarse grids first.")] = 600,
-    whole_models: Annotated[
-        int, typer.Option("--whole-models", min=0, help="Pruned models timed from end to end.")
-    ] = 16,
+    whole_models: WholeModels = 16,
     sessions: Annotated[int, typer.Option("--sessions", min=1, help="Shuffled passes over all models.")] = 3,
     python: Python = "python3",
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the order and of the whole models.")] = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Write a folder that somebody else runs on a device out of reach: models, and a script that times them.
