@@ -18,9 +18,11 @@ from torch.nn import functional as F
 
 from autoprune.core.errors import AutopruneError
 from autoprune.graph import DependencyGraph, trace
+from autoprune.graph.dimension import Constant
 from autoprune.graph.folding import Constants
 from autoprune.graph.onnx import EMITTERS, UnsupportedOperator, onnx_model, to_onnx
-from autoprune.graph.program import Program
+from autoprune.graph.onnx.model import placeholder
+from autoprune.graph.program import Program, Value
 from autoprune.graph.run import resolve_target
 from tests.graph.models import MODELS, SHAPE, trained
 from tests.graph.onnx_cases import CASES, IMAGE, Call
@@ -203,3 +205,9 @@ def test_unwritable_path_is_an_error(tmp_path: Path) -> None:
     graph = trace(nn.ReLU(), torch.randn(2, 3))
     with pytest.raises(AutopruneError, match="cannot write"):
         to_onnx(graph.program, {}, None, tmp_path / "missing" / "model.onnx")
+
+
+def test_stand_ins_of_one_shape_differ_and_are_the_same_every_time() -> None:
+    first, second = (Value(name, (Constant(8), Constant(6)), "float32") for name in ("a.weight", "b.weight"))
+    assert not np.array_equal(placeholder(first, {}), placeholder(second, {}))  # runtimes keep equal ones once
+    np.testing.assert_array_equal(placeholder(first, {}), placeholder(first, {}))
