@@ -176,6 +176,7 @@ def search(
     criterion: str = "obs",
     time_budget_s: float | None = None,
     measure: bool = True,
+    storage: str | None = None,
     progress: Progress | None = None,
 ) -> Front:
     """Search for pruned models of `model` on given hardware, fine-tune and measure the best, and publish them.
@@ -200,6 +201,7 @@ def search(
         sampler, criterion: registered ones.
         time_budget_s: no new policies after this many seconds.
         measure: time the members where a profile's device is this machine.
+        storage: URL of a database for the trials, instead of a journal in the run folder.
         progress: called with (stage, done, total).
 
     Raises:
@@ -221,6 +223,7 @@ def search(
         finetune=training,
         executor=_executor_settings(executor),
         measure=measure,
+        storage=storage,
     )
     problem = pose(model, task, profiles=profiles, space=space, objectives=objectives, constraints=constraints, run=run)
     run_pipeline(problem, settings, progress or (lambda stage, done, total: None))

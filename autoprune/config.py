@@ -6,14 +6,15 @@ relative to the folder of the config file, wherever the command runs.
 
 from __future__ import annotations
 
+import os.path
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from autoprune.core.errors import InputError
 from autoprune.core.settings import read_yaml, validated
-from autoprune.core.units import parse_seconds
+from autoprune.core.units import parse_bytes, parse_seconds
 from autoprune.tuning.settings import FinetuneSettings
 
 
@@ -27,8 +28,25 @@ def _seconds(value: object) -> object:
     return value
 
 
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-Text = Annotated[str, Field(min_length=1, max_length=4096)]
+def _bytes(value: object) -> object:
+    """`4GB` or a number of bytes, as bytes."""
+    if isinstance(value, str):
+        try:
+            return round(parse_bytes(value))
+        except (InputError, OverflowError) as error:
+            raise ValueError(str(error).rstrip(".")) from error
+    return value
+
+
+def _printable(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("expected printable characters on one line")
+    return value
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=1e9, allow_inf_nan=False)]
+Bytes = Annotated[StrictInt, BeforeValidator(_bytes), Field(gt=0, le=2**60)]
+Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
 
 
 class _Section(BaseModel):
@@ -43,12 +61,14 @@ class SearchSection(_Section):
         trials: how many policies are evaluated.
         time_budget_s: `time_budget` in the file, such as `30min`: no new policies after this long.
         seed: the whole run's seed.
+        storage: URL of a database for the trials (`postgresql://...`), instead of a journal in the run folder.
     """
 
     sampler: Text = "nsga2"
     trials: StrictInt = Field(default=200, ge=1, le=1_000_000)
     time_budget_s: Seconds | None = Field(default=None, alias="time_budget")
     seed: StrictInt = Field(default=0, ge=0, le=2**31 - 1)
+    storage: Text | None = Field(default=None, repr=False)  # it may hold a password
 
 
 class FinetuneSection(FinetuneSettings):
@@ -68,7 +88,9 @@ class ExecutorSection(_Section):
         kind: `local` (in process with one worker, else worker processes) or `ray`.
         workers: how many evaluate at the same time; the result does not depend on it.
         threads: of torch in each worker.
-        timeout_s: `timeout` in the file: a policy that takes longer fails (where workers are processes of their own).
+        timeout_s: `timeout` in the file: a policy that takes longer fails.
+        memory_bytes: `memory` in the file, such as `4GB`: a worker that holds more is replaced, and its policy tried
+            once more.
         address: of a running Ray cluster (`auto` finds it); a private local one when not set.
         cpus_per_worker, gpus_per_worker: what each Ray worker reserves; shares of a GPU are allowed.
     """
@@ -77,6 +99,7 @@ class ExecutorSection(_Section):
     workers: StrictInt = Field(default=1, ge=1, le=4096)
     threads: StrictInt = Field(default=1, ge=1, le=4096)
     timeout_s: Seconds | None = Field(default=None, alias="timeout")
+    memory_bytes: Bytes | None = Field(default=None, alias="memory")
     address: Text | None = None
     cpus_per_worker: float = Field(default=1.0, ge=0, le=4096, allow_inf_nan=False)
     gpus_per_worker: float = Field(default=0.0, ge=0, le=64, allow_inf_nan=False)
@@ -99,10 +122,10 @@ class Config(_Section):
 
     model: Text
     task: Text
-    profiles: tuple[Text, ...] = Field(min_length=1)
+    profiles: tuple[Text, ...] = Field(min_length=1, max_length=64)
     space: Text = "auto"
-    objectives: tuple[Text, ...] = Field(default=("error", "latency_p50"), min_length=1)
-    constraints: tuple[Text, ...] = ()
+    objectives: tuple[Text, ...] = Field(default=("error", "latency_p50"), min_length=1, max_length=64)
+    constraints: tuple[Text, ...] = Field(default=(), max_length=64)
     criterion: Text = "obs"
     search: SearchSection = SearchSection()
     finetune: FinetuneSection = FinetuneSection()
@@ -123,9 +146,18 @@ def load_config(path: Path) -> Config:
             "model": resolve(config.model, folder) if config.model.endswith(".pt2") else config.model,
             "profiles": tuple(resolve(profile, folder) for profile in config.profiles),
             "space": resolve(config.space, folder),
+            "search": _resolved(config.search, folder),
             "run": str(folder / (config.run or f"runs/{path.stem}")),
         }
     )
+
+
+def _resolved(search: SearchSection, folder: Path) -> SearchSection:
+    """The section with the file of an SQLite database made absolute from `folder`."""
+    scheme, slashes, path = (search.storage or "").partition(":///")
+    if not slashes or scheme.partition("+")[0] != "sqlite" or path[:1] in ("", "/", ":"):
+        return search
+    return search.model_copy(update={"storage": f"{scheme}:///{folder / path}"})
 
 
 def resolve(text: str, folder: Path) -> str:
@@ -133,5 +165,5 @@ def resolve(text: str, folder: Path) -> str:
 
     A path is what holds a separator, ends in `.yaml`, `.yml` or `.pt2`, or exists in `folder`.
     """
-    is_path = "/" in text or "\\" in text or text.endswith((".yaml", ".yml", ".pt2")) or (folder / text).exists()
-    return str(folder / Path(text).expanduser()) if is_path else text
+    is_path = "/" in text or "\\" in text or text.endswith((".yaml", ".yml", ".pt2")) or os.path.exists(folder / text)
+    return str(folder / os.path.expanduser(text)) if is_path else text

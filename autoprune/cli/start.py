@@ -29,6 +29,7 @@ def search_with(config: Config, folder: Path, progress: Any = None) -> Front:
         trials=config.search.trials,
         time_budget_s=config.search.time_budget_s,
         seed=config.search.seed,
+        storage=config.search.storage,
         finetune=config.finetune.model_dump(),
         executor=config.executor.model_dump(),
         run=config.run or "runs/search",

@@ -19,6 +19,7 @@ from autoprune.search.allocation import allocate
 from autoprune.search.damage import DamageCurves, damage_curves, damage_plan
 from autoprune.search.evaluation import Evaluator
 from autoprune.search.executors import Executor, Job, open_executor
+from autoprune.search.lock import FolderLock
 from autoprune.search.progress import Progress as Report
 from autoprune.search.study import Seed, StudySettings, Trial, run_search
 
@@ -38,6 +39,13 @@ def run_pipeline(problem: Problem, settings: SearchSettings, progress: Progress)
             workers.
         AutopruneError: nothing could be evaluated or fine-tuned.
     """
+    with FolderLock(problem.run) as lock:
+        lock.tidy()
+        _run(problem, settings, lock, progress)
+
+
+def _run(problem: Problem, settings: SearchSettings, lock: FolderLock, progress: Progress) -> None:
+    """The whole run, under the lock of its folder."""
     record = write_run(problem.run, problem.graph, run_record(problem, settings))
     key = digest(canonical_json([record.hashes, record.config, list(record.objectives), list(record.constraints)]))
     if _is_finished(problem, key):
@@ -49,7 +57,7 @@ def run_pipeline(problem: Problem, settings: SearchSettings, progress: Progress)
     evaluator = Evaluator(pruner, problem.task, threads=settings.executor.threads, seed=settings.seed)
     with open_executor(evaluator, settings.executor) as executor:
         curves = measured_damage(problem, settings, executor, progress)
-        trials = explore(problem, settings, executor, curves, progress)
+        trials = explore(problem, settings, executor, curves, progress, lock)
         finish.record_trials(trials, problem)
         chosen = finish.choose(trials, problem, settings.members)
         tuned = finish.tune_all([trial.policy for trial in chosen], problem, settings, executor, progress)
@@ -95,7 +103,12 @@ def measured_damage(problem: Problem, settings: SearchSettings, executor: Execut
 
 
 def explore(
-    problem: Problem, settings: SearchSettings, executor: Executor, curves: DamageCurves, progress: Progress
+    problem: Problem,
+    settings: SearchSettings,
+    executor: Executor,
+    curves: DamageCurves,
+    progress: Progress,
+    lock: FolderLock | None = None,
 ) -> tuple[Trial, ...]:
     """The multi-objective search from real seeds."""
 
@@ -103,10 +116,14 @@ def explore(
         progress("search policies", found.done, found.trials)
 
     wanted = StudySettings(
-        trials=settings.trials, sampler=settings.sampler, seed=settings.seed, time_budget_s=settings.time_budget_s
+        trials=settings.trials,
+        sampler=settings.sampler,
+        seed=settings.seed,
+        time_budget_s=settings.time_budget_s,
+        storage=settings.storage,
     )
     seeds = make_seeds(problem, curves, settings)
-    return run_search(problem, executor, wanted, seeds=seeds, folder=problem.run, progress=report)
+    return run_search(problem, executor, wanted, seeds=seeds, folder=problem.run, progress=report, lock=lock)
 
 
 def make_seeds(problem: Problem, curves: DamageCurves, settings: SearchSettings) -> list[Seed]:

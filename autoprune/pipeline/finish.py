@@ -122,9 +122,10 @@ def tune_all(
     open_places = [place for place, result in enumerate(found) if result is None]
     done = len(policies) - len(open_places)
     progress("fine-tune members", done, len(policies))
-    checkpoints = [folder / f"{policies[place].id}.checkpoint" for place in open_places]
+    # Absolute: a worker of Ray has a working directory of its own.
+    checkpoints = [folder.absolute() / f"{policies[place].id}.checkpoint" for place in open_places]
     jobs = [
-        Job(place, tune, (policies[place], settings.finetune, str(checkpoint)))
+        Job(place, tune, (policies[place], settings.finetune, str(checkpoint)), timed=False)
         for place, checkpoint in zip(open_places, checkpoints, strict=True)
     ]
     if jobs:

@@ -54,6 +54,7 @@ class SearchSettings:
         executor: where jobs run.
         damage_points: widths a variable that damage curves measure.
         measure: time the members where a profile's device is this machine.
+        storage: URL of a database for the trials, instead of a journal in the run folder.
     """
 
     trials: int = 200
@@ -66,6 +67,7 @@ class SearchSettings:
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
     damage_points: int = 3
     measure: bool = True
+    storage: str | None = field(default=None, repr=False)  # it may hold a password
 
     def __post_init__(self) -> None:
         for name in ("trials", "members", "damage_points"):

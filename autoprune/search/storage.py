@@ -1,38 +1,24 @@
-"""Where a run's trials are kept: an Optuna study, in a journal file in the run folder or in a database.
-
-Each finished trial is written once, whole. A journal survives a writer killed at any moment: a torn last record is cut
-off when it is opened next, and locks left behind are recognised.
-"""
+"""A run's trials as they are stored: one Optuna trial each, written once, whole, when it is finished."""
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self, cast, get_args
+from typing import Any, Self, cast, get_args
 
 import optuna
 from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.core.errors import Failure, InputError
+from autoprune.search.backend import open_study, writing
+from autoprune.search.lock import FolderLock
 from autoprune.search.samplers.memory import quiet
 from autoprune.search.samplers.nsga2 import GENERATION_KEY
 from autoprune.search.trial import Choice, Origin
 
-JOURNAL = "journal.log"
-LOCK = "search.lock"
-STUDY_NAME = "autoprune"
 _SETTINGS_KEY = "autoprune:settings"
-_LOCK_GRACE_S = 5  # for a lock on the journal left by somebody who was killed (the dashboard writes there too)
 
 
 @dataclass(frozen=True)
@@ -60,41 +46,6 @@ class Record:
     failure: Failure | None = None
 
 
-class FolderLock:
-    """One search at a time in a run folder. The system lets go of it however its holder ends.
-
-    Raises:
-        InputError: another process holds it (which), or the folder cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / LOCK
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = path.open("a+", encoding="utf-8")
-        except OSError as error:
-            raise InputError(
-                f"run folder {folder}: expected a folder that can be written, got {error.strerror}. Choose another."
-            ) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.seek(0)
-            holder = self._file.read(200).strip() or "another process"
-            self._file.close()
-            raise InputError(
-                f"run folder {folder}: a search is running in it already ({holder}). Wait for it, stop it, or choose "
-                "another folder."
-            ) from error
-        self._file.truncate(0)
-        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        self._file.flush()
-
-    def release(self) -> None:
-        """Let others in."""
-        self._file.close()
-
-
 class TrialStorage:
     """The trials of one run.
 
@@ -104,9 +55,11 @@ class TrialStorage:
         levels: of the variables.
         objectives: names; all are minimised.
         url: of a database instead of the journal in the folder (`postgresql://...`, `sqlite:///...`).
+        lock: of the folder, where the caller holds it already and goes on to; else it is taken here.
 
     Raises:
-        InputError: the folder is in use or cannot be written, or what is stored is not a journal.
+        InputError: the folder is in use or cannot be written, the database cannot be reached, or what is stored is no
+            such search.
     """
 
     def __init__(
@@ -116,18 +69,20 @@ class TrialStorage:
         levels: tuple[int, ...],
         objectives: tuple[str, ...],
         url: str | None,
+        lock: FolderLock | None = None,
     ) -> None:
         self._names = names
         self._levels = levels
+        self._url = url
         self._distributions: dict[str, BaseDistribution] = {
             name: IntDistribution(0, count - 1) for name, count in zip(names, levels, strict=True)
         }
-        self._lock = FolderLock(folder)
+        self._lock = FolderLock(folder) if lock is None else None
         try:
             with quiet():
-                self.study = self._open(folder, objectives, url)
+                self.study = open_study(folder, objectives, url)
         except BaseException:
-            self._lock.release()
+            self.close()
             raise
 
     def __enter__(self) -> Self:
@@ -138,13 +93,14 @@ class TrialStorage:
 
     def close(self) -> None:
         """Let other processes in."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """What the run was started with; `wanted` when it starts now."""
         found = self.study.user_attrs.get(_SETTINGS_KEY)
         if found is None:
-            with _writing():
+            with writing(self._url):
                 self.study.set_user_attr(_SETTINGS_KEY, dict(wanted))
             return dict(wanted)
         if not isinstance(found, dict):
@@ -155,7 +111,7 @@ class TrialStorage:
         """Store a finished trial: one record, on disk when this returns.
 
         Raises:
-            AutopruneError: it cannot be written (the disk is full).
+            AutopruneError: it cannot be written (the disk is full, the database is gone).
         """
         attributes: dict[str, Any] = {
             "number": record.number,
@@ -175,7 +131,7 @@ class TrialStorage:
             system_attrs={GENERATION_KEY: record.batch},
             constraints=record.violations,
         )
-        with _writing():
+        with writing(self._url):
             self.study.add_trial(trial)
 
     def load(self) -> list[Record]:
@@ -218,79 +174,9 @@ class TrialStorage:
             )
         return record
 
-    def _open(self, folder: Path, objectives: tuple[str, ...], url: str | None) -> optuna.Study:
-        what = url.rsplit("@", 1)[-1] if url else str(folder / JOURNAL)  # without a password
-        try:
-            storage = RDBStorage(url) if url else _journal(folder / JOURNAL)
-            if STUDY_NAME in optuna.get_all_study_names(storage):
-                study = optuna.load_study(study_name=STUDY_NAME, storage=storage)
-            else:
-                minimised = [StudyDirection.MINIMIZE] * len(objectives)
-                study = optuna.create_study(storage=storage, study_name=STUDY_NAME, directions=minimised)
-            if study.metric_names is None:
-                study.set_metric_names(list(objectives))
-        except InputError:
-            raise
-        except Exception as error:  # Optuna and database drivers raise what they like
-            raise InputError(
-                f"run storage {what}: expected an Optuna storage, got {type(error).__name__}: {error}. "
-                "Move it away, or use another run folder."
-            ) from error
-        if len(study.directions) != len(objectives):
-            raise InputError(
-                f"run storage {what}: expected {len(objectives)} objectives, got {len(study.directions)}. It belongs "
-                "to another search; use another run folder."
-            )
-        return study
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise AutopruneError(
-            f"cannot store trials: {error.strerror or error}. What was stored before is safe: make room, and start the "
-            "same search again to go on."
-        ) from error
-
 
 def _origin(name: object) -> Origin:
     for known in get_args(Origin):
         if name == known:
             return cast(Origin, known)
     raise ValueError(f"unknown origin {name!r}")
-
-
-def _journal(path: Path) -> BaseStorage:
-    """The journal, repaired. Only to be opened under the folder's lock."""
-    path = path.resolve()  # Optuna's lock is a link to the path: a relative one would point nowhere, and never expire
-    if path.exists():
-        repair(path)
-    _remove_stale_lock(path)
-    return JournalStorage(JournalFileBackend(str(path), JournalFileSymlinkLock(str(path), grace_period=_LOCK_GRACE_S)))
-
-
-def repair(path: Path) -> int:
-    """Cut off what a writer that was killed left of its last record; returns how many bytes that were.
-
-    Only the last line can be torn: every record is written with its line break in one call.
-    """
-    data = path.read_bytes()
-    end = data.rfind(b"\n") + 1
-    last = data[data.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
-    if last:
-        try:
-            json.loads(last)
-        except ValueError:
-            end -= len(last)
-    if end < len(data):
-        with path.open("r+b") as file:
-            file.truncate(end)
-            os.fsync(file.fileno())
-    return len(data) - end
-
-
-def _remove_stale_lock(path: Path) -> None:
-    """A search killed while it wrote leaves the journal's lock; the folder is ours, so no search holds it."""
-    Path(f"{path}.lock").unlink(missing_ok=True)

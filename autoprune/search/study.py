@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors import Executor, Job
 from autoprune.search.interrupts import Interrupts
 from autoprune.search.judge import Judge, SearchProblem
+from autoprune.search.lock import FolderLock
 from autoprune.search.progress import Progress, ProgressMeter
 from autoprune.search.proposals import Proposal, derived_seed, without_repeats
 from autoprune.search.samplers import SAMPLERS, Sampler, SamplerSettings
@@ -52,7 +53,7 @@ class StudySettings:
     seed: int = 0
     time_budget_s: float | None = None
     batch: int | None = None
-    storage: str | None = None
+    storage: str | None = field(default=None, repr=False)  # it may hold a password
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -72,6 +73,7 @@ def run_search(
     folder: Path,
     progress: Callable[[Progress], None] | None = None,
     evaluate: Callable[..., Any] | None = None,
+    lock: FolderLock | None = None,
 ) -> tuple[Trial, ...]:
     """Search, or go on with the search that is stored in `folder`.
 
@@ -83,6 +85,7 @@ def run_search(
         folder: of the run.
         progress: called after every trial.
         evaluate: `evaluate(context, policy, number)` -> `Evaluation` or `Failure`; `Evaluator.evaluate` where None.
+        lock: of `folder`, where the caller holds it already.
 
     Returns:
         All trials, by number: evaluated, failed and infeasible ones.
@@ -98,7 +101,7 @@ def run_search(
         evaluate = Evaluator.evaluate
     names = tuple(variable.name for variable in problem.space.variables)
     objectives = tuple(objective.name for objective in problem.objectives)
-    with TrialStorage(folder, names, problem.space.levels, objectives, settings.storage) as storage:
+    with TrialStorage(folder, names, problem.space.levels, objectives, settings.storage, lock) as storage:
         return _Search(problem, executor, settings, _seeds(problem, seeds), storage, progress, evaluate).run()
 
 

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from autoprune.core.errors import InputError
+from autoprune.search.backend import JOURNAL, repair
 from autoprune.search.executors import ExecutorSettings, open_executor
 from autoprune.search.interrupts import Interrupts
-from autoprune.search.storage import JOURNAL, LOCK, FolderLock, repair
+from autoprune.search.lock import LOCK, FolderLock
 from autoprune.search.study import Progress, StudySettings, Trial, run_search
 from tests.search.synthetic import SyntheticEvaluator, SyntheticProblem, synthetic_problem
 from tests.search.test_study import evaluations, search, seeds_of

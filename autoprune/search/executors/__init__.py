@@ -2,8 +2,8 @@
 
 | kind | module | workers |
 |---|---|---|
-| `local`, one worker | `local.py` | this process |
-| `local`, several | `local.py`, `worker.py` | processes, spawned; a dead one is replaced |
+| `local`, one worker without limits | `local.py` | this process |
+| `local`, otherwise | `local.py`, `worker.py` | processes, spawned; a dead one is replaced |
 | `ray` | `ray.py` | actors; the object store holds the context once |
 
 Other packages add kinds under the entry-point group `autoprune.executors`.

@@ -21,11 +21,13 @@ class Job:
         function: defined at the top of a module, or a method of a class defined there (`Evaluator.evaluate`), so that a
             worker finds it by name.
         args: picklable.
+        timed: whether the executor's time limit holds for it: it is one for evaluations, not for fine-tuning.
     """
 
     id: int
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
+    timed: bool = True
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,23 @@ class ExecutorSettings:
 
     Attributes:
         kind: "local" or "ray", or what another package registers under `autoprune.executors`.
-        workers: how many jobs run at a time; "local" with one worker runs them in this process.
+        workers: how many jobs run at a time; "local" with one worker runs them in this process,
+            unless time or memory are limited: what is to be stopped needs a process of its own.
         threads: of torch in each worker. Fixed, not the machine's number, since it changes results in the last digits.
-        timeout_s: a job that takes longer has its worker replaced (not where jobs run in this process).
+        timeout_s: a job that takes longer has its worker replaced.
+        memory_bytes: a worker that holds more is replaced.
         address: "ray": of a running cluster ("auto" finds it); None starts one on this machine alone.
         cpus_per_worker, gpus_per_worker: "ray": what each worker reserves; fractions of a GPU are allowed.
 
     Raises:
-        InputError: fewer than one worker or thread, or a resource that is not a number >= 0.
+        InputError: fewer than one worker or thread, or a resource or limit that is no such number.
     """
 
     kind: str = "local"
     workers: int = 1
     threads: int = 1
     timeout_s: float | None = None
+    memory_bytes: int | None = None
     address: str | None = None
     cpus_per_worker: float = 1.0
     gpus_per_worker: float = 0.0
@@ -61,6 +66,8 @@ class ExecutorSettings:
                 raise InputError(f"executor: expected {name} >= 0, got {getattr(self, name)}.")
         if self.timeout_s is not None and not self.timeout_s > 0.0:
             raise InputError(f"executor: expected timeout_s above 0, got {self.timeout_s}.")
+        if self.memory_bytes is not None and not self.memory_bytes > 0:
+            raise InputError(f"executor: expected memory_bytes above 0, got {self.memory_bytes}.")
 
 
 class Executor(Protocol):
@@ -70,7 +77,8 @@ class Executor(Protocol):
 
     * every job taken from `jobs` is answered exactly once, in the order in which results come;
     * `jobs` is read lazily, one item when a worker is free, so whoever feeds it can stop at any moment;
-    * an exception in a job is a `Failure` of the kind of its class; so is a worker that died twice over the same job;
+    * an exception in a job is a `Failure` of the kind of its class;
+    * a worker that dies, takes too long or holds too much memory costs its job one retry, then it is a `Failure` too;
     * leaving the iterator early drops the jobs in hand, and the executor can be used again.
     """
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterable, Iterator
 from multiprocessing.connection import wait
 from typing import Any
 
 from autoprune.core.errors import AutopruneError
 from autoprune.search.executors.executor import Executor, ExecutorSettings, Job, limit_threads, perform
-from autoprune.search.executors.pool import MAX_FAILED_STARTS, OVERDUE_HINT, Closing, Feed, Pool
+from autoprune.search.executors.pool import MAX_FAILED_STARTS, Closing, Feed, Pool
 from autoprune.search.executors.worker import Worker, WorkerDied, pickled
 
 
 def local_executor(context: Any, settings: ExecutorSettings) -> Executor:
-    """One worker is this process; several are processes."""
-    return InProcess(context, settings) if settings.workers == 1 else WorkerProcesses(context, settings)
+    """One worker is this process, as long as nothing has to be stopped; otherwise they are processes."""
+    limited = settings.timeout_s is not None or settings.memory_bytes is not None
+    if settings.workers == 1 and not limited:
+        return InProcess(context, settings)
+    return WorkerProcesses(context, settings)
 
 
 class InProcess(Closing):
@@ -39,7 +43,7 @@ class InProcess(Closing):
 class WorkerProcesses(Pool[Worker]):
     """Jobs in spawned processes, started with the first job, each with its own copy of the context.
 
-    A process that dies or is overdue is replaced, and its job tried once more.
+    A process that dies, is overdue or holds too much memory is replaced, and its job tried once more.
 
     Raises:
         InputError: the context cannot be pickled.
@@ -50,9 +54,11 @@ class WorkerProcesses(Pool[Worker]):
         self._settings = settings
         self._workers: list[Worker] = []
         self._failed_starts = 0
+        atexit.register(self.close)  # Python waits for its child processes at exit, and they wait for jobs
 
     def close(self) -> None:
         """Stop all workers."""
+        atexit.unregister(self.close)
         while self._workers:
             self._workers.pop().stop()
 
@@ -66,21 +72,19 @@ class WorkerProcesses(Pool[Worker]):
             if assignment is not None:
                 worker.give(assignment)
         while feed.more and len(self._workers) < self._settings.workers:
-            self._workers.append(Worker(self._context, self._settings.threads, self._settings.timeout_s))
+            self._workers.append(Worker(self._context, self._settings))
 
     def _heard(self) -> list[Worker]:
         """Wait until some worker has something to say, is gone, or is overdue."""
-        limits = [worker.seconds_left for worker in self._busy() if worker.seconds_left is not None]
         if not self._workers:
             return []
+        limits = [worker.seconds_left for worker in self._workers if worker.seconds_left is not None]
         said = wait([worker.connection for worker in self._workers], min(limits, default=None))
         return [w for w in self._workers if w.connection in said or w.seconds_left == 0.0]
 
     def _listen(self, worker: Worker, feed: Feed) -> tuple[int, Any] | None:
         """An answer, or None when there is none yet."""
         try:
-            if worker.seconds_left == 0.0 and not worker.connection.poll():
-                raise WorkerDied(f"no answer within {self._settings.timeout_s:g} s", OVERDUE_HINT)
             answer = worker.receive()
         except WorkerDied as death:
             return self._bury(worker, death, feed)
@@ -95,10 +99,11 @@ class WorkerProcesses(Pool[Worker]):
             self._failed_starts += 1
             if self._failed_starts >= MAX_FAILED_STARTS:
                 raise AutopruneError(
-                    f"worker processes do not start: {death.reason}, {self._failed_starts} times in a row. A script "
-                    "that starts workers needs its own work under `if __name__ == '__main__':`; see what they printed."
+                    f"worker processes do not start: {death.failure.message}, {self._failed_starts} times in a row. A "
+                    "script that starts workers needs its own work under `if __name__ == '__main__':`; see what they "
+                    "printed."
                 )
-        return None if worker.assignment is None else feed.lost(worker.assignment, death.reason, death.hint)
+        return None if worker.assignment is None else feed.lost(worker.assignment, death.failure)
 
     def _drop(self, worker: Worker) -> None:
         self._workers.remove(worker)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
 from autoprune.core.errors import Failure
@@ -14,8 +14,7 @@ from autoprune.search.executors.executor import Job
 MAX_ATTEMPTS = 2  # a worker that dies costs one retry, then the job is a Failure
 MAX_FAILED_STARTS = 3  # in a row; then something is wrong with starting workers at all
 
-DIED_HINT = "a worker that the system kills has usually run out of memory: use fewer workers or smaller batches"
-OVERDUE_HINT = "give it more time with timeout_s, or make evaluations shorter"
+START_TIMEOUT_S = 300.0  # for a worker to be there with its context; a cluster may have to add a machine first
 
 W = TypeVar("W")
 
@@ -49,13 +48,24 @@ class Feed:
         self._open = job is not None
         return None if job is None else Assignment(job)
 
-    def lost(self, assignment: Assignment, reason: str, hint: str = DIED_HINT) -> tuple[int, Any] | None:
+    def lost(self, assignment: Assignment, why: Failure) -> tuple[int, Failure] | None:
         """Take back a job whose worker is gone: to be tried again, or a failure after its last attempt."""
         if assignment.attempt < MAX_ATTEMPTS:
             self._lost.append(Assignment(assignment.job, assignment.attempt + 1))
             return None
-        kind = "overdue" if hint == OVERDUE_HINT else "worker died"
-        return assignment.job.id, Failure(kind, f"{reason}; tried {assignment.attempt} times", hint)
+        return assignment.job.id, replace(why, message=f"{why.message}; tried {assignment.attempt} times")
+
+
+def died(reason: str) -> Failure:
+    """Of a worker that ended by itself, or was ended by somebody else."""
+    hint = "a worker that the system kills has usually run out of memory: use fewer workers or smaller batches"
+    return Failure("worker died", reason, hint)
+
+
+def overdue(limit_s: float) -> Failure:
+    """Of a worker that was ended since its job took too long."""
+    hint = "give it more time (executor: {timeout: ...}), or make evaluations shorter"
+    return Failure("overdue", f"no answer within {limit_s:g} s", hint)
 
 
 class Closing:

@@ -7,6 +7,7 @@ node. The driver keeps all state: actors only answer jobs.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
@@ -20,10 +21,17 @@ import ray.exceptions
 from ray._private import ray_constants
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
-from autoprune.search.executors.executor import ExecutorSettings, Job, limit_threads, perform
-from autoprune.search.executors.pool import MAX_FAILED_STARTS, OVERDUE_HINT, Assignment, Feed, Pool
-
-START_TIMEOUT_S = 300.0  # for the first worker; a cluster may have to add a machine
+from autoprune.search.executors.executor import ExecutorSettings, Job, limit_threads
+from autoprune.search.executors.memory import Outgrown, perform_within
+from autoprune.search.executors.pool import (
+    MAX_FAILED_STARTS,
+    START_TIMEOUT_S,
+    Assignment,
+    Feed,
+    Pool,
+    died,
+    overdue,
+)
 
 
 class Actor:
@@ -46,10 +54,12 @@ class Actor:
             limit_threads(threads)
         return None
 
-    def perform(self, boxed: tuple[Any], threads: int, job: Job) -> Any:
-        """The job's result, or `Failure`."""
+    def perform(self, boxed: tuple[Any], threads: int, job: Job, memory_bytes: int | None) -> Any:
+        """The job's result, `Failure`, or `Outgrown`."""
         failure = self.ready(boxed, threads)
-        return failure if failure is not None or self._loaded is None else perform(self._loaded[0], job)
+        if failure is not None or self._loaded is None:
+            return failure
+        return perform_within(self._loaded[0], job, memory_bytes)
 
 
 @dataclass(eq=False)
@@ -80,7 +90,6 @@ class RayExecutor(Pool[Handle]):
         self._settings = settings
         self._started = _connect(settings)
         self._failed_starts = 0
-        self._any_ready = False
         self._handles: list[Handle] = []
         self._context: tuple[tuple[Any], int] = ((None,), 1)
         try:
@@ -106,8 +115,9 @@ class RayExecutor(Pool[Handle]):
             assignment = feed.take() if handle.waits_for is None else None
             if assignment is not None:
                 handle.assignment = assignment
-                handle.waits_for = handle.actor.perform.remote(*self._context, assignment.job)
-                limit = self._settings.timeout_s
+                job = assignment.job
+                handle.waits_for = handle.actor.perform.remote(*self._context, job, self._settings.memory_bytes)
+                limit = self._settings.timeout_s if job.timed else None
                 handle.deadline = None if limit is None else time.monotonic() + limit
         while feed.more and len(self._handles) < self._settings.workers:
             self._handles.append(self._new_handle())
@@ -116,26 +126,23 @@ class RayExecutor(Pool[Handle]):
         waiting = {handle.waits_for: handle for handle in self._handles if handle.waits_for is not None}
         if not waiting:
             return []
-        deadlines = [handle.deadline for handle in self._busy() if handle.deadline is not None]
+        busy = self._busy()
+        deadlines = [handle.deadline for handle in busy if handle.deadline is not None]
         timeout = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-        if not self._any_ready:
-            timeout = START_TIMEOUT_S
-        done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout)
-        if not done and not self._any_ready:
+        done, _ = ray.wait(list(waiting), num_returns=1, timeout=timeout if busy else START_TIMEOUT_S)
+        if not done and not busy:
             raise AutopruneError(
-                f"no Ray worker started within {START_TIMEOUT_S:g} s; {self._settings.workers} were asked for, each "
-                f"with {self._settings.cpus_per_worker:g} CPUs and {self._settings.gpus_per_worker:g} GPUs. "
-                "`ray status` shows what the cluster has; ask for less, or add machines."
+                f"no Ray worker is there, and none started within {START_TIMEOUT_S:g} s; {self._settings.workers} were "
+                f"asked for, each with {self._settings.cpus_per_worker:g} CPUs and {self._settings.gpus_per_worker:g} "
+                "GPUs. `ray status` shows what the cluster has; ask for less or add machines, and start again to go on."
             )
         return [waiting[ref] for ref in done] + [h for h in self._handles if h.overdue and h.waits_for not in done]
 
     def _listen(self, handle: Handle, feed: Feed) -> tuple[int, Any] | None:
-        if handle.overdue and not ray.wait([handle.waits_for], timeout=0)[0]:
-            assignment = handle.assignment
-            self._drop(handle)
-            reason = f"no answer within {self._settings.timeout_s:g} s"
-            return None if assignment is None else feed.lost(assignment, reason, OVERDUE_HINT)
         ref, assignment = handle.waits_for, handle.assignment
+        if handle.overdue and not ray.wait([ref], timeout=0)[0]:
+            self._drop(handle)
+            return None if assignment is None else feed.lost(assignment, overdue(self._settings.timeout_s or 0.0))
         handle.waits_for, handle.assignment, handle.deadline = None, None, None
         try:
             result = ray.get(ref)
@@ -143,14 +150,16 @@ class RayExecutor(Pool[Handle]):
             result = Failure(type(error.cause).__name__, str(error.cause))
         except ray.exceptions.RayError as error:
             self._revive(handle, error)
-            return None if assignment is None else feed.lost(assignment, _first_line(error))
+            return None if assignment is None else feed.lost(assignment, died(_first_line(error)))
+        if assignment is not None and isinstance(result, Outgrown):
+            self._drop(handle)
+            return feed.lost(assignment, result.failure)
         if assignment is None and isinstance(result, Failure):
             raise AutopruneError(
                 f"a Ray worker cannot load what it is to work on: {result.message}. What it needs must be importable "
                 "on every machine of the cluster."
             )
         if assignment is None:
-            self._any_ready = True
             self._failed_starts = 0
             return None
         return assignment.job.id, result
@@ -220,7 +229,7 @@ def _connect(settings: ExecutorSettings) -> bool:
     with _on_this_machine_only():
         ray.init(
             address="local",
-            num_cpus=max(1, round(settings.workers * settings.cpus_per_worker)),
+            num_cpus=max(1, math.ceil(settings.workers * settings.cpus_per_worker)),
             include_dashboard=False,
             logging_level=logging.ERROR,
             log_to_driver=False,

@@ -14,8 +14,9 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
-from autoprune.search.executors.executor import limit_threads, perform
-from autoprune.search.executors.pool import DIED_HINT, Assignment
+from autoprune.search.executors.executor import ExecutorSettings, limit_threads
+from autoprune.search.executors.memory import Outgrown, perform_within
+from autoprune.search.executors.pool import START_TIMEOUT_S, Assignment, died, overdue
 
 _HELLO, _READY = "hello", "ready"
 _JOIN_S = 2.0  # how long an idle worker may take to leave once its pipe is closed
@@ -32,11 +33,12 @@ def pickled(item: object, what: str) -> bytes:
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise InputError(
             f"{what}: expected something worker processes can be sent, got {error}. Define functions and classes at "
-            "the top of a module (no lambdas, nothing local to a function), or run with one local worker."
+            "the top of a module (no lambdas, nothing local to a function), or run with one local worker and without "
+            "limits of time and memory."
         ) from error
 
 
-def serve(connection: Connection, threads: int) -> None:
+def serve(connection: Connection, threads: int, memory_bytes: int | None) -> None:
     """Life of a worker process: say hello, receive the context, then answer jobs until the pipe closes.
 
     Ctrl-C is the driver's to handle. A driver that is gone takes its workers with it, even in the middle of a job.
@@ -58,7 +60,7 @@ def serve(connection: Connection, threads: int) -> None:
         connection.send(_READY)
         while True:
             job = pickle.loads(connection.recv_bytes())  # noqa: S301 - as above
-            connection.send_bytes(_answer(job.id, perform(context, job)))
+            connection.send_bytes(_answer(job.id, perform_within(context, job, memory_bytes)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -78,12 +80,11 @@ def _leave_with_parent() -> None:
 
 
 class WorkerDied(Exception):  # noqa: N818 - an event, not an error of ours
-    """The process behind a handle is gone; `reason` says how, `hint` what to do."""
+    """The process behind a handle is gone, or has to go; `failure` says why and what to do."""
 
-    def __init__(self, reason: str, hint: str = DIED_HINT) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.hint = hint
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
 
 
 class Worker:
@@ -92,23 +93,27 @@ class Worker:
     It goes booting -> (hello) loading the context -> (ready) idle <-> busy; `receive` moves it on.
     """
 
-    def __init__(self, context: bytes, threads: int, timeout_s: float | None) -> None:
+    def __init__(self, context: bytes, settings: ExecutorSettings) -> None:
         self._context = context
-        self._timeout_s = timeout_s
-        self._deadline: float | None = None
+        self._timeout_s = settings.timeout_s
+        self._limit_s: float | None = START_TIMEOUT_S
+        self._deadline = time.monotonic() + START_TIMEOUT_S
         self.ready = False
         self.assignment: Assignment | None = None
         spawn = multiprocessing.get_context("spawn")
         self.connection, far = spawn.Pipe()
-        self._process = spawn.Process(target=serve, args=(far, threads), daemon=True, name="autoprune-worker")
+        # No daemon, as those may not have children, and data loaders do; `serve` leaves with its parent.
+        self._process = spawn.Process(
+            target=serve, args=(far, settings.threads, settings.memory_bytes), daemon=False, name="autoprune-worker"
+        )
         with _ignoring_interrupts():
             self._process.start()
         far.close()
 
     @property
     def seconds_left(self) -> float | None:
-        """Until the job in hand is overdue; None without a limit."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+        """Until it, or the job that it has in hand, is overdue; None without a limit."""
+        return None if self._limit_s is None else max(0.0, self._deadline - time.monotonic())
 
     @property
     def idle(self) -> bool:
@@ -119,7 +124,9 @@ class Worker:
         """Send a job. That the process died meanwhile shows at the next `receive`."""
         data = pickled(assignment.job, f"job {assignment.job.id}")
         self.assignment = assignment
-        self._deadline = None if self._timeout_s is None else time.monotonic() + self._timeout_s
+        if self._timeout_s is not None and assignment.job.timed:
+            self._limit_s = self._timeout_s
+            self._deadline = time.monotonic() + self._timeout_s
         try:
             self.connection.send_bytes(data)
         except (BrokenPipeError, ConnectionResetError):
@@ -129,9 +136,11 @@ class Worker:
         """What it has to say: the result of its job, or None when it only got further with starting.
 
         Raises:
-            WorkerDied: the process is gone.
+            WorkerDied: the process is gone, is overdue, or holds too much memory.
             AutopruneError: it cannot build the context.
         """
+        if self._limit_s is not None and self.seconds_left == 0.0 and not self.connection.poll():
+            raise WorkerDied(overdue(self._limit_s) if self.ready else died(f"not started within {self._limit_s:g} s"))
         try:
             message = pickle.loads(self.connection.recv_bytes())  # noqa: S301 - our own worker, over a private pipe
             if message == _HELLO:
@@ -141,22 +150,24 @@ class Worker:
             self._process.join(_JOIN_S)
             code = self._process.exitcode
             reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-            raise WorkerDied(f"worker process ended ({reason})") from error
-        if message == _READY:
-            self.ready = True
-            return None
+            raise WorkerDied(died(f"worker process ended ({reason})")) from error
         if isinstance(message, Failure):
             raise AutopruneError(
                 f"a worker process cannot load what it is to work on: {message}. What it needs must be importable "
                 "there: functions and classes at the top of a module."
             )
-        self.assignment = None
-        self._deadline = None
+        self._limit_s = None
+        if message == _READY:
+            self.ready = True
+            return None
         job_id, result = message
+        if isinstance(result, Outgrown):
+            raise WorkerDied(result.failure)
+        self.assignment = None
         return int(job_id), result
 
     def stop(self) -> None:
-        """End the process: an idle one leaves by itself, a busy one is terminated."""
+        """End the process: an idle one leaves by itself, a busy one is killed."""
         self.connection.close()
         self._process.join(_JOIN_S if self.idle else 0.0)
         if self._process.is_alive():
