@@ -25,17 +25,29 @@ CostOf: TypeAlias = Callable[[Integers], Floats]  # choices (n, n_variables) -> 
 MAX_FRONT = 4096  # partial solutions kept after each variable in the separable case
 COUPLED_FRONT = 256  # the same where the cost is only a linearisation
 MAX_PAIRS = 1024  # pair moves tried around one solution
+MAX_REPAIRS = 8  # solutions that are made feasible at a time
+MAX_STEPS = 200  # of one repair
 
 
 def allocate(
-    damage: Sequence[npt.ArrayLike], cost: CostOf, points: int = 32, *, iterations: int = 3, seed: int = 0
+    damage: Sequence[npt.ArrayLike],
+    cost: CostOf,
+    points: int = 32,
+    *,
+    violation: CostOf | None = None,
+    iterations: int = 3,
+    seed: int = 0,
 ) -> Integers:
     """Choices along the predicted front of (damage, cost), from the cheapest to the least damaged, without duplicates.
+
+    With constraints it is the front of what is feasible: choices that violate one are replaced by the nearest that
+    meet all, and what programming finds is sought at a price for violation too (a Lagrangian).
 
     Args:
         damage: per variable, the damage of each level.  # n_variables x (n_levels,)
         cost: true cost of many choices; may couple variables in any way.
         points: how many choices are wanted; fewer come back where the front has fewer.
+        violation: by how much choices are past their bounds, together; 0 where all are met.
         iterations: how often the cost is linearised anew at most; it stops early once nothing improves.
         seed: draws the pair moves of the local search where there are too many of them.
 
@@ -44,19 +56,23 @@ def allocate(
 
     Raises:
         InputError: no variables, or fewer than one point.
-        AutopruneError: no choice has a finite damage and cost.
+        AutopruneError: no choice has a finite damage and cost, or none that meets the constraints was found.
     """
     tables = _tables(damage)
     if points < 1:
         raise InputError(f"allocate: expected at least 1 point, got {points}.")
-    archive = _Archive(tables, cost)
+    archive = _Archive(tables, cost, violation)
     archive.add(_ladder(tables, points))
     if not len(archive.choices):
-        raise AutopruneError("allocate: expected finite damages and costs, got none. Check the profile's latencies.")
+        if not len(archive.outside):
+            raise AutopruneError(
+                "allocate: expected finite damages and costs, got none. Check the profile's latencies."
+            )
+        raise AutopruneError("allocate: found no choice that meets the constraints. Relax them.")
     for _ in range(iterations):
         before = archive.signature()
         bases = archive.spread(points)
-        for slopes in linearised(cost, bases, tables):
+        for slopes in _slopes(cost, violation if len(archive.outside) else None, bases, tables):
             front = allocate_separable(tables, slopes, limit=COUPLED_FRONT)
             archive.collect(front[spread_places(len(front), 4 * points)])
         archive.flush()
@@ -127,13 +143,48 @@ def spread_places(count: int, wanted: int) -> Integers:
     return np.unique(np.round(np.linspace(0, count - 1, min(count, wanted))).astype(np.int64))
 
 
-class _Archive:
-    """Choices not dominated in (damage, true cost) so far, sorted by cost."""
+def repaired(choices: Integers, damage: Sequence[Floats], violation: CostOf) -> Integers:
+    """Choices led to what is feasible, each by the moves of one variable that cost the least damage a violation.
 
-    def __init__(self, damage: Sequence[Floats], cost: CostOf) -> None:
+    Args:
+        choices: that violate something.  # (n, n_variables)
+        damage: per variable, the damage of each level.  # n_variables x (n_levels,)
+        violation: 0 where all is met.
+
+    Returns:
+        Those that got there.  # (<= n, n_variables)
+    """
+    found = np.array(choices, dtype=np.int64)
+    excess = np.asarray(violation(found), dtype=np.float64) if len(found) else np.zeros(0)
+    active = np.flatnonzero(excess > 0.0)
+    for _ in range(MAX_STEPS):
+        if not len(active):
+            break
+        moves = np.stack([_single_steps(found[place], damage) for place in active])  # (n_active, n_moves, n_variables)
+        after = np.asarray(violation(moves.reshape(-1, moves.shape[2])), dtype=np.float64).reshape(moves.shape[:2])
+        gained = np.where(np.isfinite(after), excess[active, None] - after, -np.inf)
+        paid = _damage_of(moves, damage) - _damage_of(found[active][:, None, :], damage)
+        rate = np.where(gained > 1e-12, gained / np.maximum(paid, 1e-12), -np.inf)
+        best = rate.argmax(axis=1)
+        rows = np.arange(len(active))
+        moving = np.isfinite(rate[rows, best])
+        found[active[moving]] = moves[rows, best][moving]
+        excess[active[moving]] = after[rows, best][moving]
+        active = active[moving & (after[rows, best] > 0.0)]
+    return np.asarray(found[excess <= 0.0])
+
+
+class _Archive:
+    """Feasible choices not dominated in (damage, true cost) so far, sorted by cost."""
+
+    def __init__(self, damage: Sequence[Floats], cost: CostOf, violation: CostOf | None) -> None:
         self.levels = [len(table) for table in damage]
+        self.outside = np.zeros(
+            (0, len(damage)), dtype=np.int64
+        )  # the same of those that were infeasible, when last seen
         self._damage = damage
         self._cost = cost
+        self._violation = violation
         self._pending: list[Integers] = []
         self.choices = np.zeros((0, len(damage)), dtype=np.int64)
         self.values = np.zeros((0, 2))  # damage, cost
@@ -147,16 +198,28 @@ class _Archive:
         self.flush()
 
     def flush(self) -> None:
-        """Cost what is pending and keep what nothing dominates."""
+        """Cost what is pending and keep what nothing dominates; infeasible ones near the front are repaired."""
         fresh = _distinct(np.concatenate(self._pending))
         self._pending = []
-        damage = np.zeros(len(fresh))
-        for variable, table in enumerate(self._damage):
-            damage += table[fresh[:, variable]]
+        if self._violation is not None:
+            excess = np.asarray(self._violation(fresh), dtype=np.float64)
+            inside, outside = fresh[excess <= 0.0], fresh[excess > 0.0]
+            self.outside, _ = self._best(outside, self._values(outside))
+            few = max(2, min(MAX_REPAIRS, 400 // len(self.levels)))
+            near = self.outside[spread_places(len(self.outside), few)]
+            fresh = np.concatenate([inside, repaired(near, self._damage, self._violation)])
         choices = np.concatenate([self.choices, fresh])
-        values = np.concatenate([self.values, np.stack([damage, np.asarray(self._cost(fresh))], axis=1)])
+        self.choices, self.values = self._best(choices, np.concatenate([self.values, self._values(fresh)]))
+
+    def _values(self, choices: Integers) -> Floats:
+        """Damage and true cost.  # (n, 2)"""
+        if not len(choices):
+            return np.zeros((0, 2))
+        return np.stack([_damage_of(choices, self._damage), np.asarray(self._cost(choices))], axis=1)
+
+    def _best(self, choices: Integers, values: Floats) -> tuple[Integers, Floats]:
         kept = _front(values[:, 0], values[:, 1], len(values))
-        self.choices, self.values = choices[kept], values[kept]
+        return choices[kept], values[kept]
 
     def signature(self) -> bytes:
         """Changes when, and only when, the front does."""
@@ -188,6 +251,37 @@ def _tables(tables: Sequence[npt.ArrayLike]) -> list[Floats]:
     if not found or any(table.ndim != 1 or not table.size for table in found):
         raise InputError("allocate: expected at least one variable, each with at least one level.")
     return found
+
+
+def _slopes(cost: CostOf, violation: CostOf | None, bases: Integers, damage: Sequence[Floats]) -> list[list[Floats]]:
+    """Linearised costs; where constraints bind, also with a price on violation, the whole cost for all of a bound."""
+    found = linearised(cost, bases, damage)
+    if violation is None:
+        return found
+    price = float(np.mean(np.asarray(cost(bases))))
+    excess = linearised(violation, bases, damage)
+    priced = [
+        [own + price * past for own, past in zip(costs, pasts, strict=True)]
+        for costs, pasts in zip(found, excess, strict=True)
+    ]
+    return [*found, *priced]
+
+
+def _damage_of(choices: Integers, damage: Sequence[Floats]) -> Floats:
+    """The sum over variables.  # (..., n_variables) -> (...)"""
+    total = np.zeros(choices.shape[:-1])
+    for variable, table in enumerate(damage):
+        total += table[choices[..., variable]]
+    return total
+
+
+def _single_steps(base: Integers, damage: Sequence[Floats]) -> Integers:
+    """`base` with one variable a level narrower, half as wide, narrowest, or a level wider.  # (4 n, n_variables)"""
+    tops = np.array([len(table) - 1 for table in damage])
+    wanted = np.stack([np.maximum(base - 1, 0), base // 2, np.zeros_like(base), np.minimum(base + 1, tops)])
+    moves = np.repeat(base[None, :], wanted.size, axis=0)
+    moves[np.arange(wanted.size), np.tile(np.arange(len(base)), len(wanted))] = wanted.reshape(-1)
+    return moves
 
 
 def _distinct(choices: Integers) -> Integers:

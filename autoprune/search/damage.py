@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 LossOf: TypeAlias = Callable[[Sequence[SparsityPolicy]], Sequence[float | Failure]]
 
 FAILED = 2.0  # a cut whose evaluation failed counts as this many times the worst damage seen
+SHARE = 0.1  # of what the trials cost, the curves may cost
+_PLANS = ((4, 512), (3, 512), (3, 256), (2, 256), (2, 128))  # widths a variable and least samples, the best first
+_FIRST = 2  # widths a variable that are measured before it is known where more are wanted
+_MOST_SAMPLES = 1024  # the loss is smooth: more tell little more
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,51 @@ class DamageCurves:
         )
 
 
+@dataclass(frozen=True)
+class DamageBudget:
+    """What damage curves may cost.
+
+    Attributes:
+        points: widths a variable that are measured, on average at most.
+        samples: that each loss looks at.
+        losses: that are measured, the dense model's included.
+        evaluations: what they cost in units of one evaluation of a policy on the whole validation split.
+    """
+
+    points: int
+    samples: int
+    losses: int
+    evaluations: float
+
+
+def damage_budget(
+    levels: Sequence[int], trials: int, validation_samples: int, points: int | None = None, batch: int = 1
+) -> DamageBudget:
+    """As many widths and samples as a tenth of the trials' cost pays for; the fewest that still tell something if not.
+
+    Args:
+        levels: of each variable.
+        trials: policies that the search evaluates.
+        validation_samples: that one such evaluation looks at.
+        points: widths a variable, where the user says how many.
+        batch: samples come in batches of so many.
+
+    Raises:
+        InputError: fewer than one point.
+    """
+    if points is not None and points < 1:
+        raise InputError(f"damage curves: expected at least 1 width a variable, got {points}.")
+    affordable = SHARE * trials * validation_samples
+    plans = _PLANS if points is None else tuple((points, least) for least in (512, 256, 128))
+    counts = [(width, least, 1 + sum(min(width, count - 1) for count in levels)) for width, least in plans]
+    width, least, losses = next(
+        (plan for plan in counts if plan[2] * min(plan[1], validation_samples) <= affordable), counts[-1]
+    )
+    samples = min(max(int(affordable / losses), least), _MOST_SAMPLES)
+    whole = min(batch * math.ceil(samples / batch), validation_samples)
+    return DamageBudget(width, whole, losses, losses * whole / validation_samples)
+
+
 def damage_plan(space: SearchSpace, points: int = 4) -> list[Choice]:
     """The choices to measure: the dense one first, then up to `points` cuts of each variable alone.
 
@@ -112,36 +162,94 @@ def damage_plan(space: SearchSpace, points: int = 4) -> list[Choice]:
 
 
 def damage_curves(space: SearchSpace, losses: LossOf, points: int = 4) -> DamageCurves:
-    """Measure the plan and fill in the levels between, monotonically.
+    """Measure the ends and middles of the curves, then more where they are least known, and fill in the levels between.
 
     Args:
         space: whose variables to cut.
-        losses: calibration losses of many policies, in order; runs them wherever it likes.
-        points: cuts measured for each variable.
+        losses: calibration losses of many policies, in order; runs them wherever it likes. Asked twice at most, for as
+            many as `damage_plan` has in all.
+        points: cuts measured a variable, on average: the third and further ones go where a curve falls steeply between
+            those that are known.
 
     Raises:
         AutopruneError: the dense model itself could not be evaluated.
     """
-    plan = damage_plan(space, points)
-    found = losses([space.policy(choice) for choice in plan])
-    if len(found) != len(plan):
-        raise AutopruneError(f"damage curves: expected {len(plan)} losses, got {len(found)}.")
+    plan = damage_plan(space, min(points, _FIRST))
+    found = _measured(space, losses, plan)
     dense = found[0]
     if isinstance(dense, Failure) or not math.isfinite(dense):
         raise AutopruneError(f"the dense model cannot be evaluated: {dense}.")
-    rises = [math.nan if isinstance(loss, Failure) else loss - dense for loss in found[1:]]
-    worst = max((rise for rise in rises if math.isfinite(rise)), default=0.0)
-    penalty = FAILED * max(worst, abs(dense), 1e-6)
+    rises: list[dict[int, float]] = [{} for _ in space.levels]  # level -> rise; NaN where it failed
+    _note(rises, space.dense, plan[1:], found[1:], dense)
+    left = len(damage_plan(space, points)) - len(plan)
+    if left:
+        more = _where_unknown(space, rises, left)
+        _note(rises, space.dense, more, _measured(space, losses, more), dense)
+    known = [rise for part in rises for rise in part.values() if math.isfinite(rise)]
+    penalty = FAILED * max(max(known, default=0.0), abs(dense), 1e-6)
     tables: list[Floats] = []
-    measured: list[tuple[int, ...]] = []
-    start = 0
-    for count in space.levels:
-        levels = _levels(count, points)
-        part = [rise if math.isfinite(rise) else penalty for rise in rises[start : start + len(levels)]]
-        start += len(levels)
-        measured.append(levels)
-        tables.append(_filled(space.variables[len(tables)].ratios, levels, part))
-    return DamageCurves(tuple(v.name for v in space.variables), tuple(tables), tuple(measured), float(dense))
+    for variable, part in zip(space.variables, rises, strict=True):
+        ordered = {level: rise if math.isfinite(rise) else penalty for level, rise in sorted(part.items())}
+        tables.append(_filled(variable.ratios, list(ordered), list(ordered.values())))
+    measured = tuple(tuple(sorted(part)) for part in rises)
+    return DamageCurves(tuple(v.name for v in space.variables), tuple(tables), measured, float(dense))
+
+
+def _measured(space: SearchSpace, losses: LossOf, plan: Sequence[Choice]) -> Sequence[float | Failure]:
+    found = losses([space.policy(choice) for choice in plan])
+    if len(found) != len(plan):
+        raise AutopruneError(f"damage curves: expected {len(plan)} losses, got {len(found)}.")
+    return found
+
+
+def _note(
+    rises: list[dict[int, float]], top: Choice, plan: Sequence[Choice], found: Sequence[float | Failure], dense: float
+) -> None:
+    """Enter losses of choices that cut one variable each."""
+    for choice, loss in zip(plan, found, strict=True):
+        place = next(i for i, (level, full) in enumerate(zip(choice, top, strict=True)) if level != full)
+        rises[place][choice[place]] = math.nan if isinstance(loss, Failure) else loss - dense
+
+
+def _where_unknown(space: SearchSpace, rises: Sequence[Mapping[int, float]], count: int) -> list[Choice]:
+    """Cuts to measure next: in the middle of the intervals in which a falling curve may lie anywhere.
+
+    What is not known of a monotone curve between two points is the rectangle that they span. Rises beyond the mean of
+    the narrowest cuts count as that: such cuts are on no front.
+    """
+    ends = [max((r for r in part.values() if math.isfinite(r)), default=0.0) for part in rises]
+    cap = max(float(np.mean(ends)), 1e-12)
+    open_: list[tuple[float, int, int, int, float, float]] = []  # area, variable, its two levels and their rises
+    for place, part in enumerate(rises):
+        known = sorted({**part, space.levels[place] - 1: 0.0}.items())
+        for (low, left), (high, right) in itertools.pairwise(known):
+            capped = [min(max(r, 0.0), cap) if math.isfinite(r) else cap for r in (left, right)]
+            _open(open_, space, place, low, high, capped[0], capped[1])
+    plan: list[Choice] = []
+    while open_ and len(plan) < count:
+        best = max(range(len(open_)), key=lambda i: (open_[i][0], -open_[i][1], open_[i][2]))
+        _, place, low, high, left, right = open_.pop(best)
+        middle = (low + high) // 2
+        plan.append((*space.dense[:place], middle, *space.dense[place + 1 :]))
+        _open(open_, space, place, low, middle, left, (left + right) / 2)
+        _open(open_, space, place, middle, high, (left + right) / 2, right)
+    return plan
+
+
+def _open(
+    intervals: list[tuple[float, int, int, int, float, float]],
+    space: SearchSpace,
+    place: int,
+    low: int,
+    high: int,
+    left: float,
+    right: float,
+) -> None:
+    """Add an interval that has levels inside."""
+    if high - low > 1:
+        ratios = space.variables[place].ratios
+        area = float(ratios[high] - ratios[low]) * abs(left - right)
+        intervals.append((area, place, low, high, left, right))
 
 
 def rank_correlation(left: npt.ArrayLike, right: npt.ArrayLike) -> float:

@@ -1,17 +1,26 @@
-"""How far a search is: counts, the front so far, and how long it may still take."""
+"""How far a search is: counts, the front so far, how long it may still take, and whether it still finds anything."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.pareto.dominance import non_dominated
 from autoprune.pareto.hypervolume import hypervolume
+from autoprune.search.improvement import spread_points
 from autoprune.search.trial import Trial
+
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+RISE = 1e-3  # a hypervolume that grows by a smaller share than this stands still
+POINTS = 4096  # at which the hypervolume of three objectives and more is looked at
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Progress:
         infeasible: policies that the tables exclude.
         front_size: feasible policies that no other dominates.
         hypervolume: what they dominate, up to the worst values of the first batch; as of the last whole batch, None
-            during the first.
+            during the first. Of three objectives and more, an estimate from 4,096 points.
         elapsed_s: in this process.
         remaining_s: estimated from the evaluations of this process; None before the first.
         trial: the trial that was finished.
@@ -43,7 +52,12 @@ class Progress:
 
 
 class ProgressMeter:
-    """Counts trials, keeps the front, and tells who listens."""
+    """Counts trials, keeps the front, and tells who listens.
+
+    Attributes:
+        succeeded: whether any evaluation did.
+        hypervolume: as in `Progress`.
+    """
 
     def __init__(self, trials: int, budget_s: float | None, listener: Callable[[Progress], None] | None) -> None:
         self._trials = trials
@@ -51,10 +65,10 @@ class ProgressMeter:
         self._listener = listener
         self._start = time.monotonic()
         self._done = self._failed = self._infeasible = self._here = 0
-        self._front: npt.NDArray[np.float64] | None = None
+        self._front: Floats | None = None
         self._seen: list[list[float]] = []  # of the first batch
-        self._reference: npt.NDArray[np.float64] | None = None
-        self._hypervolume: float | None = None
+        self._volume: _Volume | None = None
+        self.hypervolume: float | None = None
         self.succeeded = False
 
     def recall(self, trial: Trial) -> None:
@@ -82,14 +96,14 @@ class ProgressMeter:
         """A whole batch is finished: measure the front."""
         if self._front is None:
             return
-        if self._reference is None:
-            seen = np.array(self._seen)
-            self._reference = seen.max(axis=0) + 0.1 * np.ptp(seen, axis=0) + 1e-12
-        self._hypervolume = hypervolume(self._front, self._reference)
+        if self._volume is None:
+            self._volume = _Volume(np.array(self._seen))
+            self._seen = []
+        self.hypervolume = self._volume.of(self._front)
 
     def _add(self, values: list[float]) -> None:
         row = np.array([values], dtype=np.float64)
-        if self._reference is None:
+        if self._volume is None:
             self._seen.append(values)
         if self._front is None:
             self._front = row
@@ -104,5 +118,84 @@ class ProgressMeter:
             remaining = min(remaining, max(0.0, self._budget_s - elapsed))
         size = 0 if self._front is None else len(self._front)
         return Progress(
-            self._done, self._trials, self._failed, self._infeasible, size, self._hypervolume, elapsed, remaining, trial
+            self._done, self._trials, self._failed, self._infeasible, size, self.hypervolume, elapsed, remaining, trial
         )
+
+
+class _Volume:
+    """Hypervolumes of the fronts of one search, in a time that does not explode with the objectives.
+
+    Args:
+        seen: values of the first trials; the reference is a little worse than the worst of them.  # (n, n_objectives)
+    """
+
+    def __init__(self, seen: Floats) -> None:
+        span = np.ptp(seen, axis=0)
+        self._reference = seen.max(axis=0) + 0.1 * span + 1e-12
+        self._ideal = seen.min(axis=0) - 0.1 * span - 1e-12
+        self._left = self._ideal + (self._reference - self._ideal) * spread_points(POINTS, seen.shape[1])
+
+    def of(self, front: Floats) -> float:
+        """Exact of one or two objectives; else the share of points between ideal and reference that is dominated.
+
+        Points once dominated stay so: fronts are expected to be those of a search that goes on.
+        """
+        if front.shape[1] <= 2:
+            return hypervolume(front, self._reference)
+        for point in front:
+            self._left = self._left[~(point <= self._left).all(axis=1)]
+        box = float(np.prod(self._reference - self._ideal))
+        return box * (1.0 - len(self._left) / POINTS)
+
+
+class Plateau:
+    """Tells when a search no longer finds anything.
+
+    Args:
+        span: evaluations without a rise of the hypervolume by a thousandth; None never ends it.
+    """
+
+    def __init__(self, span: int | None) -> None:
+        self._span = span
+        self._before: deque[tuple[int, float]] = deque()
+
+    def reached(self, evaluated: int, volume: float | None) -> bool:
+        """After a batch: whether the hypervolume is what it was `span` evaluations ago.
+
+        Args:
+            evaluated: trials so far.
+            volume: hypervolume now; None while there is no front.
+        """
+        if self._span is None or volume is None:
+            return False
+        self._before.append((evaluated, volume))
+        while len(self._before) > 1 and self._before[1][0] <= evaluated - self._span:
+            self._before.popleft()
+        then, was = self._before[0]
+        return then <= evaluated - self._span and volume <= was * (1.0 + RISE)
+
+
+class TimeBudget:
+    """Whether one more evaluation fits, if it takes as long as the longest of the last few.
+
+    Args:
+        budget_s: from now on; None for no end.
+    """
+
+    def __init__(self, budget_s: float | None) -> None:
+        self._end = math.inf if budget_s is None else time.monotonic() + budget_s
+        self._begun: dict[int, float] = {}
+        self._took: deque[float] = deque(maxlen=8)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is to be started."""
+        return time.monotonic() + max(self._took, default=0.0) >= self._end
+
+    def started(self, number: int) -> None:
+        """An evaluation was handed out."""
+        self._begun[number] = time.monotonic()
+
+    def finished(self, number: int) -> None:
+        """Its result is there."""
+        self._took.append(time.monotonic() - self._begun.pop(number, time.monotonic()))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -21,6 +21,17 @@ class Proposal:
     origin: Origin
 
 
+@dataclass(frozen=True)
+class _Either:
+    """What was seen before, and what is new: thousands are not copied for a batch of a few."""
+
+    seen: Container[Choice]
+    fresh: set[Choice] = field(default_factory=set)
+
+    def __contains__(self, choice: object) -> bool:
+        return choice in self.seen or choice in self.fresh
+
+
 def derived_seed(*parts: int) -> int:
     """A 32-bit seed of several numbers; unrelated for any two tuples."""
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
@@ -28,7 +39,7 @@ def derived_seed(*parts: int) -> int:
 
 def without_repeats(
     proposals: Sequence[Proposal],
-    seen: Collection[Choice],
+    seen: Container[Choice],
     levels: Sequence[int],
     seed: int,
     canonical: Callable[[Choice], Choice] = tuple,
@@ -39,19 +50,19 @@ def without_repeats(
     comes out is canonical, and `seen` is expected to be. A proposal around which nothing new is found is left out; its
     number stays unused. What comes out depends on the arguments alone.
     """
-    taken = set(seen)
+    taken = _Either(seen)
     for proposal in proposals:
         choice: Choice | None = canonical(proposal.choice)
         if choice in taken:
             choice = nearby(proposal.choice, taken, levels, derived_seed(seed, proposal.number), canonical)
         if choice is not None:
-            taken.add(choice)
+            taken.fresh.add(choice)
             yield Proposal(proposal.number, choice, proposal.origin)
 
 
 def nearby(
     choice: Choice,
-    taken: Collection[Choice],
+    taken: Container[Choice],
     levels: Sequence[int],
     seed: int,
     canonical: Callable[[Choice], Choice] = tuple,

@@ -7,8 +7,7 @@ search interrupted anywhere proposes the same again, takes from storage what is 
 
 from __future__ import annotations
 
-import math
-import time
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from autoprune.search.executors import Executor, Job
 from autoprune.search.interrupts import Interrupts
 from autoprune.search.judge import Judge, SearchProblem
 from autoprune.search.lock import FolderLock
-from autoprune.search.progress import Progress, ProgressMeter
+from autoprune.search.prior import Prior, make_prior
+from autoprune.search.progress import Plateau, Progress, ProgressMeter, TimeBudget
 from autoprune.search.proposals import Proposal, derived_seed, without_repeats
 from autoprune.search.samplers import SAMPLERS, Sampler, SamplerSettings
 from autoprune.search.storage import Record, TrialStorage
@@ -31,6 +31,8 @@ SCHEMA = "autoprune.study/1"
 MAX_FAILURES = 5  # evaluations that all fail alike before the first success; then it is not the policies
 MAX_BARREN = 20  # batches in a row in which no policy meets the constraints
 
+_LOG = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class StudySettings:
@@ -40,12 +42,17 @@ class StudySettings:
         trials: policies to evaluate, seeds included. Infeasible ones are recorded besides: they cost nothing.
         sampler: a registered sampler.
         seed: of all proposals.
-        time_budget_s: no evaluation is started after this long (in this process; a resumed run has it again).
+        time_budget_s: no evaluation is started that would probably end after this long (in this process; a resumed run
+            has it again).
         batch: proposals a batch; the sampler decides where None. A resumed run keeps what it was started with.
         storage: URL of a database for the trials, instead of the journal in the run folder.
+        racing: an evaluation is told the quality of the best policy that costs no more in anything else, where one is
+            known, as a third argument: it may stop once it is surely worse.
+        plateau: stop after so many evaluations without a rise of the hypervolume by a thousandth; None goes on to the
+            last trial. A search stopped so stops there again when it is called again, and goes on with a larger one.
 
     Raises:
-        InputError: fewer than one trial, a seed below 0, or a time budget that is not above 0.
+        InputError: fewer than one trial, a seed below 0, a time budget that is not above 0, or a plateau below 1.
     """
 
     trials: int = 200
@@ -54,10 +61,14 @@ class StudySettings:
     time_budget_s: float | None = None
     batch: int | None = None
     storage: str | None = field(default=None, repr=False)  # it may hold a password
+    racing: bool = False
+    plateau: int | None = None
 
     def __post_init__(self) -> None:
         if self.trials < 1:
             raise InputError(f"search: expected trials >= 1, got {self.trials}.")
+        if self.plateau is not None and self.plateau < 1:
+            raise InputError(f"search: expected a plateau of at least 1 evaluation, got {self.plateau}.")
         if self.seed < 0:
             raise InputError(f"search: expected a seed >= 0, got {self.seed}.")
         if self.time_budget_s is not None and not self.time_budget_s > 0.0:
@@ -74,6 +85,7 @@ def run_search(
     progress: Callable[[Progress], None] | None = None,
     evaluate: Callable[..., Any] | None = None,
     lock: FolderLock | None = None,
+    prior: Prior | None = None,
 ) -> tuple[Trial, ...]:
     """Search, or go on with the search that is stored in `folder`.
 
@@ -86,6 +98,7 @@ def run_search(
         progress: called after every trial.
         evaluate: `evaluate(context, policy, number)` -> `Evaluation` or `Failure`; `Evaluator.evaluate` where None.
         lock: of `folder`, where the caller holds it already.
+        prior: damage curves for samplers that use them (`make_prior`); only the tables where None.
 
     Returns:
         All trials, by number: evaluated, failed and infeasible ones.
@@ -102,7 +115,8 @@ def run_search(
     names = tuple(variable.name for variable in problem.space.variables)
     objectives = tuple(objective.name for objective in problem.objectives)
     with TrialStorage(folder, names, problem.space.levels, objectives, settings.storage, lock) as storage:
-        return _Search(problem, executor, settings, _seeds(problem, seeds), storage, progress, evaluate).run()
+        known = prior or make_prior(problem)
+        return _Search(problem, executor, settings, _seeds(problem, seeds), storage, progress, evaluate, known).run()
 
 
 def _seeds(problem: SearchProblem, seeds: Sequence[Seed]) -> dict[Choice, Origin]:
@@ -125,6 +139,7 @@ class _Search:
         storage: TrialStorage,
         progress: Callable[[Progress], None] | None,
         evaluate: Callable[..., Any],
+        prior: Prior,
     ) -> None:
         self._judge = Judge(problem)
         self._space = problem.space
@@ -132,17 +147,20 @@ class _Search:
         self._settings = settings
         self._storage = storage
         self._evaluate = evaluate
-        wanted = _identity(problem, settings, _sampler(problem, settings, settings.batch).batch_size, len(seeds))
+        batch = _sampler(problem, settings, settings.batch, prior).batch_size
+        wanted = _identity(problem, settings, batch, len(seeds))
         found = storage.settings(wanted)
         _check_same(found, wanted)
         self._records = _retried(storage.load())
+        self._seen = {record.choice for record in self._records.values()}
         self._batch = int(found["batch"])
         self._first_batch = max(self._batch, int(found["seeds"]))
-        self._sampler = _sampler(problem, settings, self._batch)
+        self._sampler = _sampler(problem, settings, self._batch, prior)
         self._seeds = tuple(seeds.items())[: self._first_batch]
         self._failures: list[Failure] = []
         self._meter = ProgressMeter(settings.trials, settings.time_budget_s, progress)
-        self._deadline = math.inf if settings.time_budget_s is None else time.monotonic() + settings.time_budget_s
+        self._plateau = Plateau(settings.plateau)
+        self._time = TimeBudget(settings.time_budget_s)
         self._interrupts = Interrupts()
 
     def run(self) -> tuple[Trial, ...]:
@@ -174,6 +192,9 @@ class _Search:
             barren = 0 if chosen else barren + 1
             if barren == MAX_BARREN:
                 return
+            if self._plateau.reached(evaluated, self._meter.hypervolume):
+                _LOG.info("the hypervolume stands still: the search ends after %d evaluations", evaluated)
+                return
             batch, first = batch + 1, first + size
 
     def _propose(self, batch: int, first: int, size: int) -> list[Proposal]:
@@ -189,8 +210,7 @@ class _Search:
             for number, (choice, origin) in zip(numbers, wanted, strict=True)
             if number not in self._records
         ]
-        seen = {record.choice for record in self._records.values()}
-        fresh = without_repeats(new, seen, self._space.levels, self._settings.seed, self._space.canonical)
+        fresh = without_repeats(new, self._seen, self._space.levels, self._settings.seed, self._space.canonical)
         known = [self._recorded(number) for number in numbers if number in self._records]
         return sorted([*known, *fresh], key=lambda proposal: proposal.number)
 
@@ -219,14 +239,20 @@ class _Search:
     def _evaluate_all(self, batch: int, chosen: Sequence[Proposal]) -> None:
         """Evaluate what is not recorded yet; the executor asks for a job whenever a worker is free."""
         proposals = {proposal.number: proposal for proposal in chosen if proposal.number not in self._records}
+        rivals: list[float | None] = [None] * len(proposals)
+        if self._settings.racing:
+            rivals = self._judge.rivals(batch, tuple(proposals.values()), self._records.values())
 
         def jobs() -> Iterator[Job]:
-            for number, proposal in proposals.items():
+            for (number, proposal), rival in zip(proposals.items(), rivals, strict=True):
                 if self._stopping():
                     return
-                yield Job(number, self._evaluate, (self._space.policy(proposal.choice), number))
+                known = () if rival is None else (rival,)
+                self._time.started(number)
+                yield Job(number, self._evaluate, (self._space.policy(proposal.choice), number, *known))
 
         for number, result in self._executor.run(jobs()):
+            self._time.finished(number)
             self._record(self._judge.judged(batch, proposals[number], result))
             self._note_failure(result)
 
@@ -234,6 +260,7 @@ class _Search:
         with self._interrupts.shield():
             self._storage.add(record)
             self._records[record.number] = record
+            self._seen.add(record.choice)
         self._meter.found(self._judge.trial(record))
 
     def _note_failure(self, result: Any) -> None:
@@ -245,7 +272,7 @@ class _Search:
             raise AutopruneError(f"the first {len(self._failures)} evaluations all failed: {result}")
 
     def _stopping(self) -> bool:
-        return self._interrupts.asked or time.monotonic() >= self._deadline
+        return self._interrupts.asked or self._time.over
 
     def _check_outcome(self, trials: Sequence[Trial]) -> None:
         """A search without a single success is an error that says why."""
@@ -263,8 +290,8 @@ class _Search:
             )
 
 
-def _sampler(problem: SearchProblem, settings: StudySettings, batch: int | None) -> Sampler:
-    shape = SamplerSettings(problem.space.levels, len(problem.objectives), settings.trials, batch)
+def _sampler(problem: SearchProblem, settings: StudySettings, batch: int | None, prior: Prior) -> Sampler:
+    shape = SamplerSettings(problem.space.levels, len(problem.objectives), settings.trials, batch, prior)
     return SAMPLERS.get(settings.sampler)(shape)
 
 
@@ -283,6 +310,7 @@ def _identity(problem: SearchProblem, settings: StudySettings, batch: int, seeds
         "constraints": [str(bound) for bound in problem.bounds],
         "sampler": settings.sampler,
         "seed": settings.seed,
+        "racing": settings.racing,
         "batch": batch,
         "seeds": seeds,
     }

@@ -166,7 +166,7 @@ class TestGenerations:
             sampler.tell(told(batch * 4, sampler.ask(4, batch)))
         study = sampler._memory.study(sampler._sampler(0))
         trial = study.ask(sampler._memory.space)
-        assert study.trials[trial.number].system_attrs[GENERATION_KEY] == 3
+        assert study.trials[trial.number].system_attrs[GENERATION_KEY] == 1
 
     def test_children_come_from_the_parents(self) -> None:
         """With two parents that agree in all but one variable, children stay near them."""
@@ -228,7 +228,7 @@ class TestReferencePoints:
             sampler.tell(told(batch * 4, sampler.ask(4, batch)))
         study = sampler._memory.study(sampler._sampler(0))
         trial = study.ask(sampler._memory.space)
-        assert study.trials[trial.number].system_attrs[Nsga3.key] == 3
+        assert study.trials[trial.number].system_attrs[Nsga3.key] == 1
 
     def test_parents_stay_in_every_direction(self) -> None:
         """Of three objectives: the best of each, and one between, out of a crowd around a corner."""
@@ -347,6 +347,6 @@ def test_settings_are_checked(settings: tuple[tuple[int, ...], int, int, int | N
 def test_unknown_sampler_lists_the_known() -> None:
     with pytest.raises(
         InputError,
-        match=r"unknown sampler 'nsga4'\. Did you mean 'nsga[23]'\? Known: archive, nsga2, nsga3, .*random, tpe",
+        match=r"unknown sampler 'nsga4'\. Did you mean 'nsga[23]'\? Known: archive, nsga2, nsga3, .*random, surrogate, tpe",
     ):
         SAMPLERS.get("nsga4")

@@ -299,7 +299,7 @@ class TestStorage:
         assert not (tmp_path / "run" / "journal.log").exists()
 
     def test_a_database_that_is_not_there(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="run storage localhost:1/x: expected an Optuna storage"):
+        with pytest.raises(InputError, match="run storage nosuch://user@localhost:1/x: expected an Optuna storage"):
             search(synthetic_problem(), tmp_path, storage="nosuch://user:secret@localhost:1/x")
 
     @pytest.mark.parametrize(

@@ -37,17 +37,18 @@ class Archive:
     def ask(self, count: int, seed: int) -> list[Choice]:
         """Moves from members; random choices where there are none."""
         rng = np.random.default_rng(seed)
-        taken = set(self._seen)
-        found = []
+        found: dict[Choice, None] = {}
+        repeats = []
         for _ in range(count):
             choice = self._proposal(rng)
             for _ in range(_TRIES):
-                if choice not in taken:
+                if choice not in self._seen and choice not in found:
                     break
                 choice = self._proposal(rng)
-            taken.add(choice)
-            found.append(choice)
-        return found
+            if choice in found:
+                repeats.append(choice)
+            found[choice] = None
+        return [*found, *repeats]
 
     def tell(self, batch: Sequence[Told]) -> None:
         """Put into the archive what nothing dominates."""

@@ -2,6 +2,10 @@
 
 Optuna reads the generation of a trial from a system attribute; what carries the tag 0 is a parent of generation 1,
 whoever proposed it, so seeds are tagged and `enqueue_trial` (which tags nothing) is not used.
+
+Each generation gets a study of its own: its trials and the parents of the one before, together generation 0, from which
+Optuna selects as it would with the whole history at hand, of which it looks at nothing else. So what a generation costs
+does not depend on how many there were.
 """
 
 from __future__ import annotations
@@ -49,7 +53,7 @@ class Genetic(ABC):
         self.batch_size = settings.batch or population_size(settings.trials)
         self._objectives = settings.objectives
         self._memory = MemoryStudy(settings)
-        self._generation = 0
+        self._generation = 0  # of the children: 1 once there is something to select from
 
     def ask(self, count: int, seed: int) -> list[Choice]:
         """Children of the parents so far; random choices where there are none to cross."""
@@ -58,10 +62,13 @@ class Genetic(ABC):
         return self._memory.ask(sampler, count, {self.key: self._generation}, relative=len(parents) >= 2)
 
     def tell(self, batch: Sequence[Told]) -> None:
-        """Add a generation, and select the next parents from it and its own parents."""
-        self._memory.add(batch, {self.key: self._generation})
-        self._generation += 1
-        self._parents()  # at once, so that after a resume no chain of generations is walked recursively
+        """Select the next parents from a generation and its own parents."""
+        parents = self._parents()
+        self._memory.restart()
+        self._memory.add(batch, {self.key: 0})
+        self._memory.keep(parents)
+        self._generation = 1
+        self._parents()  # at once: Optuna answers in another order when asked again
 
     def parents(self) -> list[Choice]:
         """Choices of the parents of the next generation."""

@@ -43,9 +43,14 @@ class MemoryStudy:
             name: _Shared(0, count - 1) for name, count in zip(self._names, settings.levels, strict=True)
         }
         self.space = {name: d for name, d in self._all.items() if not d.single()}
+        self._objectives = settings.objectives
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all trials. What a sampler looks at must not grow with the search: it looks at it for each draw."""
         self._storage = optuna.storages.InMemoryStorage()
         with quiet():
-            study = optuna.create_study(storage=self._storage, directions=["minimize"] * settings.objectives)
+            study = optuna.create_study(storage=self._storage, directions=["minimize"] * self._objectives)
         self._study_name = study.study_name
 
     def study(self, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
@@ -66,6 +71,12 @@ class MemoryStudy:
                         constraints=told.violations,
                     )
                 )
+
+    def keep(self, trials: Sequence[FrozenTrial]) -> None:
+        """Add trials of before a restart."""
+        study = self.study(optuna.samplers.RandomSampler())
+        for trial in trials:
+            study.add_trial(trial)
 
     def ask(
         self, sampler: optuna.samplers.BaseSampler, count: int, system_attrs: dict[str, int], relative: bool = True

@@ -8,6 +8,7 @@ from typing import Protocol, TypeAlias
 
 from autoprune.core.errors import InputError
 from autoprune.core.registry import Registry
+from autoprune.search.prior import Prior
 from autoprune.search.trial import Choice
 
 
@@ -20,15 +21,17 @@ class SamplerSettings:
         objectives: how many; all are minimised.
         trials: how many evaluations are planned.
         batch: proposals a batch, where it is given; otherwise the sampler decides.
+        prior: what damage curves and tables say, for samplers that use it.
 
     Raises:
-        InputError: no objective, no trial, or a variable without levels.
+        InputError: no objective, no trial, a variable without levels, or the prior of another problem.
     """
 
     levels: tuple[int, ...]
     objectives: int
     trials: int
     batch: int | None = None
+    prior: Prior | None = None
 
     def __post_init__(self) -> None:
         if any(count < 1 for count in self.levels):
@@ -38,6 +41,8 @@ class SamplerSettings:
                 raise InputError(f"sampler: expected {name} >= 1, got {getattr(self, name)}.")
         if self.batch is not None and self.batch < 2:
             raise InputError(f"sampler: expected a batch of at least 2, got {self.batch}.")
+        if self.prior is not None:
+            self.prior.check(self.levels, self.objectives)
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ SAMPLERS: Registry[SamplerFactory] = Registry(
         "nsga2": "autoprune.search.samplers.nsga2:Nsga2",
         "nsga3": "autoprune.search.samplers.nsga3:Nsga3",
         "random": "autoprune.search.samplers.random:Random",
+        "surrogate": "autoprune.search.samplers.surrogate:Surrogate",
         "tpe": "autoprune.search.samplers.tpe:Tpe",
     },
 )
