@@ -10,7 +10,7 @@ from autoprune.artifacts.layout import INPUTS, MEMBERS, RECIPE, WEIGHTS, member_
 from autoprune.artifacts.program_file import read_program
 from autoprune.artifacts.records import Recipe
 from autoprune.artifacts.weights import expected_shapes, read_any_tensors, read_tensors
-from autoprune.core.errors import InputError, unknown_name
+from autoprune.core.errors import InputError, shortened, unknown_name
 from autoprune.graph.module import TracedModule
 from autoprune.graph.program import Program
 
@@ -40,11 +40,11 @@ def load_module(run: str | Path, name: str) -> TracedModule:
         AttributeError,
         RuntimeError,
         RecursionError,
-        OverflowError,
+        ArithmeticError,
+        MemoryError,
     ) as error:
-        raise InputError(
-            f"member {folder}: the program does not fit together: {type(error).__name__}: {error}."
-        ) from error
+        told = shortened(f"{type(error).__name__}: {error}", 200)
+        raise InputError(f"member {folder}: the program does not fit together: {told}.") from error
     return module.eval()
 
 
@@ -58,26 +58,28 @@ def member_names(run: Path) -> tuple[str, ...]:
 
 def _check_recipe(path: Path, recipe: Recipe, name: str, program: Program, identity: str) -> None:
     if recipe.member != name:
-        raise InputError(f"recipe {path}: expected member '{name}', got {recipe.member!r}.")
+        raise InputError(f"recipe {path}: expected member '{name}', got '{shortened(recipe.member)}'.")
     if recipe.source.get("program", identity) != identity:
         raise InputError(
             f"recipe {path}: expected a member of this run's program ({identity}), got one of another "
-            f"({recipe.source['program'][:16]!r})."
+            f"('{shortened(recipe.source['program'], 16)}')."
         )
     sizes = program.group_sizes
     if recipe.policy.keys() != sizes.keys():
         odd = sorted(recipe.policy.keys() ^ sizes.keys())[0]
-        raise InputError(f"recipe {path}: policy: expected exactly the groups of the program, '{odd[:100]}' differs.")
+        told = shortened(odd)
+        raise InputError(f"recipe {path}: policy: expected exactly the groups of the program, '{told}' differs.")
     for group, width in recipe.policy.items():
         if not 0 <= width <= sizes[group]:
-            raise InputError(f"recipe {path}: policy: expected 0 to {sizes[group]} units for '{group}', got {width}.")
+            told = f"{sizes[group]} units for '{shortened(group)}'"
+            raise InputError(f"recipe {path}: policy: expected 0 to {told}, got {width}.")
     for group, units in recipe.kept.items():
         if group not in sizes:
             raise unknown_name(f"group in {path}: kept:", group, sizes)
         if len(units) != recipe.policy[group] or list(units) != sorted({unit for unit in units if unit < sizes[group]}):
             raise InputError(
                 f"recipe {path}: kept: expected {recipe.policy[group]} ascending unit numbers below {sizes[group]} "
-                f"for '{group}', got {len(units)} that are not."
+                f"for '{shortened(group)}', got {len(units)} that are not."
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autoprune.artifacts.layout import PROGRAM, PROGRAM_SCHEMA
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import canonical_json, digest, read_json, write_json
 from autoprune.graph.dimension import group_sizes
 from autoprune.graph.program import Program
@@ -40,10 +40,9 @@ def read_program(run: Path) -> tuple[Program, str]:
         return program, digest(canonical_json(data))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
-        raise InputError(
-            f"program {path}: expected a program as `autoprune search` writes it, got {type(error).__name__}: {error}."
-        ) from error
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RuntimeError) as error:
+        told = shortened(f"{type(error).__name__}: {error}", 200)
+        raise InputError(f"program {path}: expected a program as `autoprune search` writes it, got {told}.") from error
 
 
 def _check_groups(program: Program) -> None:

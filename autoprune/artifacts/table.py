@@ -6,11 +6,11 @@ import csv
 import io
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import read_text, write_text
 
 Cell: TypeAlias = str | int | float | None
@@ -27,7 +27,8 @@ _COST_ORDER = (
     "energy_uj", "throughput_per_s",
 )  # fmt: skip
 _LAST = ("policy_id", "policy", "seconds", "failure", "note")
-_INTEGER = re.compile(r"[+-]?[0-9]{1,300}")
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")  # of 64 bits; longer ones are read as floats
+MAX_BYTES, MAX_COLUMNS, MAX_CELLS = 256 * 2**20, 10_000, 10_000_000
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -114,31 +115,36 @@ def read_table(path: Path, what: str, required: Sequence[str] = ()) -> tuple[Row
         InputError: unreadable, without a required column, with a repeated column, a row of another length or a cell
             that is not a number; the message names line and column.
     """
-    text = read_text(path, what)
+    lines = csv.reader(io.StringIO(read_text(path, what, MAX_BYTES), newline=""), strict=True)
     try:
-        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+        header = next(lines, None)
+        if header is None:
+            raise InputError(f"{what} {path}: expected a header line, got an empty file.")
+        _check_header(header, f"{what} {path}", required)
+        return tuple(_rows(lines, header, f"{what} {path}"))
     except csv.Error as error:
         raise InputError(f"{what} {path}: expected CSV, got a file that does not parse ({error}).") from error
-    if not lines:
-        raise InputError(f"{what} {path}: expected a header line, got an empty file.")
-    header = lines[0]
+
+
+def _check_header(header: Sequence[str], place: str, required: Sequence[str]) -> None:
+    if len(header) > MAX_COLUMNS:
+        raise InputError(f"{place}: expected at most {MAX_COLUMNS} columns, got {len(header)}.")
     missing = [name for name in required if name not in header]
     if missing:
-        raise InputError(f"{what} {path}: expected the column '{missing[0]}', got {', '.join(header[:20])}.")
+        raise InputError(f"{place}: expected the column '{missing[0]}', got {shortened(', '.join(header), 300)}.")
     if len(set(header)) != len(header):
         twice = next(name for name in header if header.count(name) > 1)
-        raise InputError(f"{what} {path}: expected each column once, got '{twice}' twice.")
-    rows = []
-    for number, line in enumerate(lines[1:], start=2):
+        raise InputError(f"{place}: expected each column once, got '{shortened(twice)}' twice.")
+
+
+def _rows(lines: Iterable[Sequence[str]], header: Sequence[str], place: str) -> Iterator[Row]:
+    for number, line in enumerate(lines, start=2):
+        here = f"{place}, row {number}"
         if len(line) != len(header):
-            raise InputError(f"{what} {path}, row {number}: expected {len(header)} cells, got {len(line)}.")
-        rows.append(
-            {
-                name: _read_cell(name, cell, f"{what} {path}, row {number}")
-                for name, cell in zip(header, line, strict=True)
-            }
-        )
-    return tuple(rows)
+            raise InputError(f"{here}: expected {len(header)} cells, got {len(line)}.")
+        if number * len(header) > MAX_CELLS:
+            raise InputError(f"{here}: expected at most {MAX_CELLS} cells, got more.")
+        yield {name: _read_cell(name, cell, here) for name, cell in zip(header, line, strict=True)}
 
 
 def _read_cell(name: str, text: str, where: str) -> Cell:
@@ -153,5 +159,6 @@ def _read_cell(name: str, text: str, where: str) -> Cell:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{where}, column '{name}': expected a finite number or nothing, got '{text[:60]}'.")
+        told = f"column '{shortened(name)}': expected a finite number or nothing, got '{shortened(text)}'"
+        raise InputError(f"{where}, {told}.")
     return number

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import replacing
 from autoprune.graph.dimension import Widths, size
 from autoprune.graph.program import Program
@@ -21,6 +22,8 @@ _CODES = {
     "int16": "I16", "int8": "I8", "uint8": "U8", "bool": "BOOL", "complex64": "C64",
 }  # fmt: skip
 _SHOWN = 3
+MAX_HEADER_BYTES = 16 * 2**20
+_DAMAGED = (SafetensorError, OSError, ValueError, OverflowError, TypeError, LookupError, AttributeError, RuntimeError)
 
 
 def tensors_of(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -80,6 +83,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[str, Sequence[int]]]) 
     """
     if not path.is_file():
         raise InputError(f"weights {path}: expected a file, got none.")
+    _check_header(path, "weights")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             found = set(file.keys())
@@ -90,7 +94,7 @@ def read_tensors(path: Path, expected: Mapping[str, tuple[str, Sequence[int]]]) 
                     path, name, (_CODES.get(dtype, dtype), tuple(shape)), (part.get_dtype(), tuple(part.get_shape()))
                 )
             return {name: file.get_tensor(name) for name in expected}
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+    except _DAMAGED as error:
         raise InputError(
             f"weights {path}: expected a whole safetensors file, got one that cannot be read ({error})."
         ) from error
@@ -102,22 +106,37 @@ def read_any_tensors(path: Path, max_bytes: int) -> dict[str, torch.Tensor]:
     Raises:
         InputError: unreadable, truncated or larger.
     """
+    _check_header(path, "tensors", max_bytes)
     try:
-        actual = path.stat().st_size
-        if actual > max_bytes:
-            raise InputError(f"tensors {path}: expected at most {max_bytes} bytes, got {actual}.")
         with safe_open(path, framework="pt", device="cpu") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, OverflowError) as error:
+    except _DAMAGED as error:
         raise InputError(
             f"tensors {path}: expected a whole safetensors file, got one that cannot be read ({error})."
         ) from error
 
 
+def _check_header(path: Path, what: str, max_bytes: int | None = None) -> None:
+    """Refuse what is no plain file, too large, or begins with a header that no model of ours has."""
+    try:
+        told = path.stat()
+        if not stat.S_ISREG(told.st_mode):
+            raise InputError(f"{what} {path}: expected a file, got a folder, device or pipe.")
+        with path.open("rb") as file:
+            header = int.from_bytes(file.read(8), "little")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}.") from error
+    if max_bytes is not None and told.st_size > max_bytes:
+        raise InputError(f"{what} {path}: expected at most {max_bytes} bytes, got {told.st_size}.")
+    if header > min(MAX_HEADER_BYTES, told.st_size):
+        got = f"one that cannot be read (a header of {header} bytes)"
+        raise InputError(f"{what} {path}: expected a whole safetensors file, got {got}.")
+
+
 def _compare_names(path: Path, found: set[str], expected: set[str]) -> None:
     for what, names in (("lacks", expected - found), ("has unexpected", found - expected)):
         if names:
-            listed = ", ".join(f"'{name}'" for name in sorted(names)[:_SHOWN])
+            listed = ", ".join(f"'{shortened(name)}'" for name in sorted(names)[:_SHOWN])
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             raise InputError(f"weights {path}: {what} {listed}{more}; expected the tensors of the run's program.")
 

@@ -14,9 +14,10 @@ from typer.exceptions import Abort, TyperException
 from autoprune import __version__
 from autoprune.cli import demo, front, inspect, profile, search
 from autoprune.cli.output import errors, note, plain
-from autoprune.core.errors import AutopruneError
+from autoprune.core.errors import AutopruneError, shortened
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+MAX_LINE = 20_000  # characters of a message
 
 app = typer.Typer(
     name="autoprune",
@@ -89,5 +90,6 @@ def _misused(error: TyperException) -> int:
 
 
 def _say(message: str, status: int, word: str = "error") -> int:
-    note(f"{word}: {message}")
+    # What a file says may stand in it: nothing that a terminal obeys.
+    note("\n".join(shortened(line, MAX_LINE) for line in f"{word}: {message}".split("\n")))
     return status

@@ -23,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Row = Mapping[str, Any]
 
 _WIDE = 1000  # columns that no table needs
+_SPELT = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), *range(127, 160))}
 
 
 def errors() -> Console:
@@ -33,8 +34,8 @@ def errors() -> Console:
 
 
 def plain(text: str) -> None:
-    """A line to stdout, exactly as it is."""
-    _write(text + "\n")
+    """A line to stdout; what a terminal would obey (names may come from files) is spelt out."""
+    _write(text.translate(_SPELT) + "\n")
 
 
 def _write(text: str) -> None:
@@ -64,16 +65,18 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(title=Text(title, style="bold") if title else None, box=SIMPLE_HEAD, title_justify="left")
+    shown = Table(box=SIMPLE_HEAD)
     for index, column in enumerate(columns):
         shown.add_column(Text(column), justify="left" if index == 0 else "right", no_wrap=True)
     for row in rows:
-        shown.add_row(*(Text(cell) for cell in row))
+        shown.add_row(*(Text(cell.translate(_SPELT)) for cell in row))
     console = Console(file=sys.stdout)
     # Never wrap or cut what another program or a narrow terminal shows: a row is a line.
     needed = console.measure(shown, options=console.options.update(width=_WIDE)).maximum
     console.width = max(console.width, needed)
     with console.capture() as captured:
+        if title:
+            console.print(Text(title, style="bold"), no_wrap=True, crop=False, overflow="ignore")
         console.print(shown)
     _write(captured.get())
 

@@ -20,7 +20,7 @@ Space = Annotated[str, typer.Option("--space", help="Search space whose widths a
 Threads = Annotated[int, typer.Option("--threads", min=1, help="Threads of the runtime.")]
 Batch = Annotated[int, typer.Option("--batch", min=1, help="Batch size of the measurement.")]
 WholeModels = Annotated[int, typer.Option("--whole-models", min=0, help="Pruned models timed from end to end.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of the order and of the whole models.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**63 - 1, help="Of the order and of the whole models.")]
 Python = Annotated[str, typer.Option("--python", help="Interpreter at the far end, for tools that are Python.")]
 
 

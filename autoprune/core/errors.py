@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+MOST_LISTED, MOST_COMPARED, LONGEST = 60, 2000, 200  # names of which a message tells; a longer one is near nothing
+
 
 class AutopruneError(Exception):
     """Work that failed while it ran; the command line exits with status 1."""
@@ -31,10 +33,22 @@ class Failure:
         return f"{self.kind}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
+def shortened(text: str, limit: int = 80) -> str:
+    """A text of somebody else's for a message: printable, on one line and of bounded length.
+
+    Example:
+        >>> shortened("a\\nb"), shortened("long text", 7)
+        ('a\\\\nb', 'long...')
+    """
+    cut = text if len(text) <= limit else text[: limit - 3] + "..."
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in cut)
+
+
 def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not known: lists the known ones and names the nearest."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    listed = ", ".join(names) if names else "(none)"
-    return InputError(f"unknown {what} '{name}'.{hint} Known: {listed}.")
+    near = difflib.get_close_matches(name, names[:MOST_COMPARED], n=1) if len(name) <= LONGEST else []
+    hint = f" Did you mean '{shortened(near[0])}'?" if near else ""
+    listed = ", ".join(shortened(known) for known in names[:MOST_LISTED]) if names else "(none)"
+    more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
+    return InputError(f"unknown {what} '{shortened(name, LONGEST)}'.{hint} Known: {listed}{more}.")

@@ -3,54 +3,112 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import types
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import LONGEST, InputError, shortened
 from autoprune.core.files import read_text
 
 MAX_YAML_BYTES = 256 * 1024
 MAX_DEPTH = 32
+MAX_NUMBER = 40  # characters; base 60, which YAML has, takes the square of them in time
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times as fast
+_TAG = "tag:yaml.org,2002:"
+_NUMBERS = (f"{_TAG}int", f"{_TAG}float")
+_CONVERTED = (*_NUMBERS, f"{_TAG}bool", f"{_TAG}null")
+_TEXTS = tuple(f"{_TAG}{name}" for name in ("str", "timestamp", "value", "merge"))  # what looks like a date is a text
 
-class _Loader(yaml.SafeLoader):
-    """`SafeLoader` without aliases (a few hundred bytes of them expand to gigabytes), deep nesting or repeated keys."""
 
-    depth = 0
+class _Document:
+    """One YAML document as plain values, from the parser's events.
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise self._refusal("aliases (*name) are not allowed; write the value out")
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self._refusal(f"nested deeper than {MAX_DEPTH} levels")
+    There are no aliases (a few hundred bytes of them expand to gigabytes), other types than YAML's plainest, deep
+    nesting or repeated keys.
+    """
+
+    def __init__(self, text: str) -> None:
+        self._loader = _LOADER(text)
+
+    def value(self) -> Any:
+        loader = self._loader
         try:
-            return super().compose_node(parent, index)
+            loader.get_event()  # the stream's start
+            if loader.check_event(yaml.StreamEndEvent):
+                return None
+            loader.get_event()  # the document's start
+            value = self._value(1)
+            loader.get_event()  # the document's end
+            if not loader.check_event(yaml.StreamEndEvent):
+                raise _refusal("expected one document, got a second one", loader.peek_event())
+            return value
         finally:
-            self.depth -= 1
+            loader.dispose()
 
-    def _refusal(self, problem: str) -> yaml.MarkedYAMLError:
-        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-        return yaml.constructor.ConstructorError(None, None, problem, mark)
+    def _value(self, depth: int) -> Any:
+        event = self._loader.get_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise _refusal("aliases (*name) are not allowed; write the value out", event)
+        if depth > MAX_DEPTH:
+            raise _refusal(f"nested deeper than {MAX_DEPTH} levels", event)
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event)
+        if event.tag not in (None, "!", f"{_TAG}map", f"{_TAG}seq"):
+            raise _unknown_tag(event.tag, event)
+        return self._mapping(depth) if isinstance(event, yaml.MappingStartEvent) else self._sequence(depth)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str) or key in seen:
-                problem = (
-                    f"the key {key!r} stands twice" if isinstance(key, str) else f"expected text as key, got {key!r}"
-                )
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+    def _sequence(self, depth: int) -> list[Any]:
+        found = []
+        while not self._loader.check_event(yaml.SequenceEndEvent):
+            found.append(self._value(depth + 1))
+        self._loader.get_event()
+        return found
+
+    def _mapping(self, depth: int) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        while not self._loader.check_event(yaml.MappingEndEvent):
+            event = self._loader.peek_event()
+            key = self._value(depth + 1)
+            if not isinstance(key, str):
+                raise _refusal(f"expected text as key, got {_short(key)}", event)
+            if key in found:
+                raise _refusal(f"the key '{shortened(key)}' stands twice", event)
+            found[key] = self._value(depth + 1)
+        self._loader.get_event()
+        return found
+
+    def _scalar(self, event: Any) -> Any:
+        tag = event.tag
+        if tag in (None, "!"):
+            tag = self._loader.resolve(yaml.ScalarNode, event.value, event.implicit)
+        if tag in _TEXTS:
+            return event.value
+        if tag not in _CONVERTED:
+            raise _unknown_tag(tag, event)
+        if tag in _NUMBERS and len(event.value) > MAX_NUMBER:
+            raise _refusal(f"expected numbers of at most {MAX_NUMBER} characters, got a longer one", event)
+        try:
+            return self._loader.yaml_constructors[tag](self._loader, yaml.ScalarNode(tag, event.value))
+        except (ValueError, KeyError, IndexError, OverflowError) as error:  # `!!int x`
+            what = tag.removeprefix(_TAG)
+            raise _refusal(f"expected a value of type {what}, got '{shortened(event.value)}'", event) from error
+
+
+def _refusal(problem: str, event: Any) -> yaml.MarkedYAMLError:
+    return yaml.constructor.ConstructorError(None, None, problem, event.start_mark)
+
+
+def _unknown_tag(tag: str, event: Any) -> yaml.MarkedYAMLError:
+    problem = f"could not determine a constructor for the tag '{shortened(tag)}': only plain values are read"
+    return _refusal(problem, event)
 
 
 def parse_yaml(text: str, what: str, max_characters: int = MAX_YAML_BYTES) -> dict[str, Any]:
@@ -62,13 +120,14 @@ def parse_yaml(text: str, what: str, max_characters: int = MAX_YAML_BYTES) -> di
     if len(text) > max_characters:
         raise InputError(f"{what}: expected at most {max_characters} characters, got {len(text)}.")
     try:
-        data = yaml.load(text, _Loader)  # a SafeLoader
+        data = _Document(text).value()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f" at line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise InputError(f"{what}: expected YAML, got a problem{where}: {error.problem or error}.") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InputError(f"{what}: expected YAML, got text that does not parse: {error}.") from error
+        told = shortened(" ".join(str(error).split()), 200)
+        raise InputError(f"{what}: expected YAML, got text that does not parse: {told}.") from error
     if not isinstance(data, dict):
         raise InputError(f"{what}: expected a mapping (`key: value` lines), got {_kind(data)}.")
     return data
@@ -77,6 +136,17 @@ def parse_yaml(text: str, what: str, max_characters: int = MAX_YAML_BYTES) -> di
 def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """A YAML mapping from a file; see `parse_yaml`."""
     return parse_yaml(read_text(path, what, MAX_YAML_BYTES), f"{what} {path}")
+
+
+def at_most(count: int) -> BeforeValidator:
+    """For `Annotated`: a list or mapping of so many items, seen before they are looked at one by one."""
+
+    def check(value: object) -> object:
+        if isinstance(value, Sized) and not isinstance(value, (str, bytes)) and len(value) > count:
+            raise ValueError(f"expected at most {count} items, got {len(value)}")
+        return value
+
+    return BeforeValidator(check)
 
 
 def validated(model: type[Model], data: object, what: str) -> Model:
@@ -99,7 +169,8 @@ def _explain(model: type[BaseModel], item: Any) -> str:
     where = _path(location)
     if item["type"] == "extra_forbidden":
         known = sorted(_keys(model, location[:-1]))
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
+        name = str(location[-1])
+        near = difflib.get_close_matches(name, known, n=1) if len(name) <= LONGEST else []
         hint = f" Did you mean '{near[0]}'?" if near else ""
         return f"unknown key '{where}'.{hint} Known: {', '.join(known)}."
     if item["type"] == "missing":
@@ -111,8 +182,9 @@ def _explain(model: type[BaseModel], item: Any) -> str:
 
 def _path(location: tuple[Any, ...]) -> str:
     text = ""
-    for part in location:
-        text += f"[{part}]" if isinstance(part, int) else (f".{part}" if text else str(part))
+    for part in location[:MAX_DEPTH]:
+        name = shortened(str(part))
+        text += f"[{part}]" if isinstance(part, int) else (f".{name}" if text else name)
     return text
 
 
@@ -145,6 +217,10 @@ def _kind(data: object) -> str:
     return "nothing" if data is None else f"a {type(data).__name__}"
 
 
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = 8
+
+
 def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+    return shortened(_REPR.repr(value), limit)

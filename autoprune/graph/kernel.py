@@ -18,11 +18,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.graph.dimension import Constant
 from autoprune.graph.program import Operation, Program, Ref, Value
 
 MAX_KEY_CHARACTERS = 16_384
+MAX_SIZE, MAX_RANK, MAX_LITERAL = 2**40, 64, 2**63
 _SEPARATOR = " @ "
 
 
@@ -51,9 +52,10 @@ class Kernel:
             InputError: not the key of a kernel.
         """
         family, separator, sizes = key.rpartition(_SEPARATOR)
-        if not separator or not all(part.isdigit() for part in sizes.split()):
-            raise InputError(f"kernel: expected '<family> @ <sizes>', got {key[:120]!r}.")
-        return cls(family, tuple(int(part) for part in sizes.split()))
+        parts = sizes.split() if len(sizes) <= MAX_KEY_CHARACTERS else [""]
+        if not separator or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            raise InputError(f"kernel: expected '<family> @ <sizes>', got '{shortened(key, 120)}'.")
+        return cls(family, tuple(int(part) for part in parts))
 
     def program(self) -> Program:
         """The kernel as a program of its own, every size a constant.
@@ -91,6 +93,12 @@ def _target(node: ast.expr) -> str:
     return name if node.id in ("operator", "getitem") else f"aten.{name}"
 
 
+def _bounded(value: Any) -> Any:
+    if isinstance(value, int) and value >= MAX_LITERAL:
+        raise ValueError("whole numbers of 64 bits")
+    return value
+
+
 class _Reader:
     """One pass over a family's text that builds its program."""
 
@@ -113,7 +121,8 @@ class _Reader:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise InputError(
                 f"kernel: expected {error if isinstance(error, ValueError) else 'text in the grammar of kernels'}, "
-                f"got {self._family[:160]!r}. The file was edited by hand or written by another version; profile anew."
+                f"got '{shortened(self._family, 160)}'. The file was edited by hand or written by another version; "
+                "profile anew."
             ) from error
         read = {name for operation in self._operations for name in operation.refs()}
         results = [name for op in self._operations for name in op.results]
@@ -170,11 +179,14 @@ class _Reader:
             dtype, shape = annotation.func.id, ast.Tuple(annotation.args, ast.Load())
         if not isinstance(shape, ast.Tuple):
             raise ValueError("a shape such as (1,c0,28,28)")
-        self._values[name] = Value(name, tuple(Constant(self._size(item)) for item in shape.elts), dtype)
+        sizes = [self._size(item) for item in shape.elts]
+        if len(sizes) > MAX_RANK or not all(0 <= one <= MAX_SIZE for one in sizes):
+            raise ValueError(f"shapes of at most {MAX_RANK} sizes from 0 to {MAX_SIZE}")
+        self._values[name] = Value(name, tuple(map(Constant, sizes)), dtype)
 
     def _size(self, node: ast.expr) -> int:
         match node:
-            case ast.Constant(value=int() as value) if not isinstance(value, bool):
+            case ast.Constant(value=int() as value) if not isinstance(value, bool) and value < MAX_LITERAL:
                 return value
             case ast.Name(id=name) if name[:1] == "c" and name[1:].isdigit() and int(name[1:]) < len(self._sizes):
                 return self._sizes[int(name[1:])]
@@ -200,9 +212,9 @@ class _Reader:
     def _argument(self, node: ast.expr) -> Any:
         match node:
             case ast.Constant(value=value) if value is None or isinstance(value, (bool, int, float, str)):
-                return value
+                return _bounded(value)
             case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=(int() | float()) as value)):
-                return -value
+                return -_bounded(value)
             case ast.Tuple(elts=items):
                 return tuple(self._argument(item) for item in items)
             case ast.Call(func=ast.Name(id="w")):

@@ -7,10 +7,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch._ops import OpOverload
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.graph.dimension import Widths, has_batch, size
 from autoprune.graph.program import Operation, Ref, Size
+
+
+def _is_pure(overload: OpOverload) -> bool:
+    """Whether the dispatcher has it and it gives something back: TorchScript's `aten::save` writes files."""
+    return bool(overload._schema.returns) and torch._C._dispatch_has_kernel(overload.name())
 
 
 @functools.cache
@@ -26,8 +32,8 @@ def resolve_target(target: str) -> Callable[..., Any]:
         found = getattr(getattr(torch.ops.aten, name), overload) if namespace == "aten" and overload else None
     except (AttributeError, RuntimeError):
         found = None
-    if found is None or name in ("from_file", "_local_scalar_dense"):
-        raise InputError(f"program: expected a known ATen operator, got '{target}'.")
+    if not isinstance(found, OpOverload) or name in ("from_file", "_local_scalar_dense") or not _is_pure(found):
+        raise InputError(f"program: expected a known ATen operator, got '{shortened(target)}'.")
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.graph.dimension import from_data, to_data
 from autoprune.graph.lift import LIFTED, module_path
 from autoprune.graph.module import plain_spec
@@ -54,7 +54,7 @@ def program_from_data(data: dict[str, Any]) -> Program:
         InputError: anything that `program_to_data` would not have written.
     """
     if data.get("schema") != SCHEMA:
-        raise InputError(f"program: expected schema '{SCHEMA}', got {data.get('schema')!r}.")
+        raise InputError(f"program: expected schema '{SCHEMA}', got {shortened(repr(data.get('schema')))}.")
     try:
         program = Program(
             inputs=_names(data["inputs"]),
@@ -73,9 +73,9 @@ def program_from_data(data: dict[str, Any]) -> Program:
             raise ValueError("input_tree without kwargs")
         plain_spec(program.output_tree)
     except (
-        KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, NotImplementedError, RecursionError,
+        LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError,
     ) as error:  # fmt: skip
-        got = f"{type(error).__name__}: {error}"
+        got = shortened(f"{type(error).__name__}: {error}", 200)
         raise InputError(f"program: expected a program as autoprune writes it, got {got}.") from error
     _check_order(program)
     return program
@@ -89,7 +89,7 @@ def _check_order(program: Program) -> None:
         known.update(operation.results)
     missing += [name for name in program.outputs if name is not None and name not in known]
     if missing:
-        raise InputError(f"program: '{missing[0]}' is read before it is defined.")
+        raise InputError(f"program: '{shortened(missing[0])}' is read before it is defined.")
 
 
 def _operation(item: dict[str, Any]) -> Operation:

@@ -9,11 +9,12 @@ channels in slices, or tiles in waves. Nothing makes it monotone in the widths.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from autoprune.core.settings import at_most
 from autoprune.hardware.fit import Floats
 
 if TYPE_CHECKING:
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 ALL = "*"
 LEAST_US = 0.01
 SLICE = 4  # mobile GPUs keep channels in vectors of four
+FEATURES = 64  # of `Shapes`, at most
+LARGEST = 1e12  # coefficients of no device are beyond it
 WORK = 7  # which of `Shapes.features` is the number of work items
+
+
+Scale = Annotated[float, Field(gt=1e-12, le=LARGEST)]
+Coefficient = Annotated[float, Field(ge=0, le=LARGEST)]
+Side = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class _Model(BaseModel):
@@ -36,11 +44,11 @@ class Residual(_Model):
     all kernels of a class alike.
     """
 
-    scales: tuple[float, ...]  # each feature is divided by its own
-    signal: float = Field(gt=0)
-    noise: float = Field(gt=0)
-    step: float = Field(default=1.0, gt=0)  # scale of the process over work items
-    step_signal: float = Field(default=0.0, ge=0)
+    scales: Annotated[tuple[Scale, ...], at_most(FEATURES)]  # each feature is divided by its own
+    signal: Scale
+    noise: Scale
+    step: Scale = 1.0  # scale of the process over work items
+    step_signal: float = Field(default=0.0, ge=0, le=1e6)
 
     def covariance(self, first: Floats, second: Floats) -> Floats:
         """Between features (m, k) and (n, k), without noise.  # (m, n)"""
@@ -55,10 +63,10 @@ class Residual(_Model):
 class ClassModel(_Model):
     """Coefficients of one operator class."""
 
-    overhead_us: float = Field(ge=0)
-    us_per_flop: float = Field(ge=0)
-    us_per_byte: float = Field(ge=0)
-    tile: tuple[int, int] | None = None  # (rows, columns) that one unit computes at once
+    overhead_us: Coefficient
+    us_per_flop: Coefficient
+    us_per_byte: Coefficient
+    tile: tuple[Side, Side] | None = None  # (rows, columns) that one unit computes at once
     sliced: bool = False  # channels run in slices of four
     residual: Residual | None = None
 
@@ -86,8 +94,14 @@ class ClassModel(_Model):
 class AnalyticalModel(_Model):
     """Coefficients of a device; class `*` serves the operators that have none of their own."""
 
-    units: int = Field(default=1, ge=1)  # processors that share the tiles of a kernel
-    classes: dict[str, ClassModel]
+    units: int = Field(default=1, ge=1, le=1_000_000)  # processors that share the tiles of a kernel
+    classes: Annotated[dict[str, ClassModel], at_most(1000)]
+
+    @model_validator(mode="after")
+    def _serves_all(self) -> AnalyticalModel:
+        if ALL not in self.classes:
+            raise ValueError(f"expected a class '{ALL}' for operators that have none of their own")
+        return self
 
     def of(self, operator: str) -> ClassModel:
         """The coefficients of an operator class."""

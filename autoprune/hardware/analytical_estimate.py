@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.core.errors import InputError, shortened
 from autoprune.graph.dimension import Batch
 from autoprune.graph.fusion import KernelSlot
 from autoprune.graph.kernel import Kernel
@@ -20,6 +21,7 @@ from autoprune.hardware.fit import Floats
 from autoprune.hardware.kernel_table import KernelRow
 
 ROBUST_ROUNDS, OUTLYING = 3, 2.0
+MOST_KERNELS = 2000  # that a process is conditioned on; its time grows with their cube
 
 
 class Estimator:
@@ -75,10 +77,13 @@ class Estimator:
 class Field:
     """A Gaussian process, conditioned on residuals at some features.
 
-    Rows that their neighbours contradict count less: their noise is raised to their leave-one-out error.
+    Rows that their neighbours contradict count less: their noise is raised to their leave-one-out error. Of more than
+    `MOST_KERNELS`, every second or third is taken.
     """
 
     def __init__(self, residual: Residual, features: Floats, values: Floats) -> None:
+        step = max(1, -(-len(values) // MOST_KERNELS))
+        features, values = features[::step], values[::step]
         self._residual, self._features = residual, features
         self._level = float(np.median(values))
         covariance = residual.covariance(features, features)
@@ -99,6 +104,18 @@ class Field:
 
 def _conditioned(own: ClassModel, rows: Sequence[KernelRow], units: int) -> Field:
     assert own.residual is not None
-    shapes = Shapes.of([Shape.of(Kernel(row.family, row.sizes)) for row in rows])
-    times = np.maximum(np.array([row.p50_us for row in rows]), LEAST_US)
+    taken = rows[:: max(1, -(-len(rows) // MOST_KERNELS))]
+    shapes = Shapes.of([_shape(row) for row in taken])
+    times = np.maximum(np.array([row.p50_us for row in taken]), LEAST_US)
     return Field(own.residual, shapes.features(units), np.log(times / own.roofline_us(shapes, units)))
+
+
+def _shape(row: KernelRow) -> Shape:
+    """The shape of a row of a file; the text of its family may be anybody's."""
+    try:
+        return Shape.of(Kernel(row.family, row.sizes))
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RuntimeError) as error:
+        raise InputError(
+            f"profile: expected kernels as autoprune writes them, got '{shortened(row.family)}' of sizes "
+            f"{row.sizes[:8]} ({type(error).__name__}). Correct kernels.csv, or profile the device anew."
+        ) from error

@@ -13,6 +13,8 @@ from autoprune.hardware.kernel_table import KernelRow
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 MEASURED, INTERPOLATED, ESTIMATED = 0, 1, 2
+MOST_CELLS, MOST_PASSES = 1_000_000, 16  # of a grid, and over it until what can be filled in is; two or three do
+AT_ONCE = 10_000_000  # differences of widths
 
 
 class FamilyTable:
@@ -30,7 +32,7 @@ class FamilyTable:
         self.times_us = times_us
         self._axes = [np.unique(sizes[:, axis]) for axis in range(sizes.shape[1])]
         shape = tuple(len(axis) for axis in self._axes)
-        self._dense = int(np.prod(shape, dtype=np.int64)) <= 1_000_000
+        self._dense = float(np.prod(shape, dtype=np.float64)) <= MOST_CELLS
         self._grid = np.full(shape if self._dense else (0,), np.nan)
         self._measured = np.isfinite(self._grid)
         if self._dense and self._axes:
@@ -122,8 +124,12 @@ class FamilyTable:
         if sizes.shape[1] == 0:
             return np.zeros(len(sizes), dtype=np.int64)
         own, wanted = np.log(np.maximum(self.sizes, 1)), np.log(np.maximum(sizes, 1))
-        distance = ((wanted[:, None, :] - own[None, :, :]) ** 2).sum(axis=2)
-        return np.argmin(distance, axis=1).astype(np.int64)
+        step = max(1, AT_ONCE // own.size)
+        found = [
+            np.argmin(((part[:, None, :] - own[None, :, :]) ** 2).sum(axis=2), axis=1)
+            for part in (wanted[first : first + step] for first in range(0, len(wanted), step))
+        ]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *found]).astype(np.int64)
 
 
 def _filled(grid: Floats, axes: Sequence[Integers]) -> Floats:
@@ -132,7 +138,9 @@ def _filled(grid: Floats, axes: Sequence[Integers]) -> Floats:
     Only inside measured neighbours: what has none on both sides along any axis stays NaN.
     """
     filled = grid.copy()
-    while np.isnan(filled).any():
+    for _ in range(MOST_PASSES):
+        if not np.isnan(filled).any():
+            break
         found = [_filled_along(filled, axis, positions) for axis, positions in enumerate(axes)]
         stack = np.stack(found)
         counts = np.isfinite(stack).sum(axis=0)

@@ -9,10 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import read_text, write_text
 
-MAX_CSV_BYTES = 256 * 1024 * 1024
+MAX_CSV_BYTES = 64 * 1024 * 1024
+MAX_ROWS = 200_000
+MAX_COLUMNS, MAX_SIZES = 64, 64
+MAX_TEXT = 16_384  # characters of one cell
+MAX_NUMBER = 1e18
 PROVENANCES = ("measured", "fitted", "imported", "analytical")
 TIMES = ("mean_us", "p50_us", "p90_us", "p95_us", "p99_us", "std_us")
 REQUIRED = ("family", "sizes", "operator", "n", *TIMES, "flops", "bytes")
@@ -75,13 +79,14 @@ def read_kernels(path: Path) -> tuple[KernelRow, ...]:
             that is there twice. The message names file, row and column.
     """
     text = read_text(path, "kernel table", MAX_CSV_BYTES)
-    csv.field_size_limit(1 << 20)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = next(reader, [])
         _check_columns(path, header)
-        rows = []
+        rows: list[KernelRow] = []
         for record in reader:
+            if len(rows) >= MAX_ROWS:
+                raise InputError(f"{path}: expected at most {MAX_ROWS} kernels, got more.")
             if record:
                 rows.append(_Fields(path, reader.line_num, header, record).row())
     except csv.Error as error:
@@ -124,14 +129,17 @@ def _cell(value: object) -> str:
 
 
 def _check_columns(path: Path, header: Sequence[str]) -> None:
+    if len(header) > MAX_COLUMNS:
+        raise InputError(f"{path}: expected at most {MAX_COLUMNS} columns, got {len(header)}.")
     missing = [column for column in REQUIRED if column not in header]
     unknown = [column for column in header if column not in REQUIRED and column not in OPTIONAL]
     twice = sorted({column for column in header if header.count(column) > 1})
     for fault, columns in (("misses", missing), ("has the unknown", unknown), ("repeats the", twice)):
         if columns:
+            told = ", ".join(shortened(column, 40) for column in columns[:8])
             raise InputError(
                 f"{path}: expected the columns {', '.join(REQUIRED)} (and optionally {', '.join(OPTIONAL)}), "
-                f"got a header that {fault} column{'s' if len(columns) > 1 else ''} {', '.join(columns)}. "
+                f"got a header that {fault} column{'s' if len(columns) > 1 else ''} {told}. "
                 "Correct the header, or profile the device anew."
             )
 
@@ -143,7 +151,8 @@ def _check_unique(path: Path, rows: Sequence[KernelRow]) -> None:
         if key in seen:
             raise InputError(
                 f"{path}, kernel {number}: expected each kernel once, got kernel {seen[key]} again "
-                f"(sizes {_cell(row.sizes)!r} of {row.family[:80]!r}, timed {_where(row)}). Remove one of the two rows."
+                f"(sizes {_cell(row.sizes)!r} of '{shortened(row.family)}', timed {_where(row)}). "
+                "Remove one of the two rows."
             )
         seen[key] = number
 
@@ -180,13 +189,13 @@ class _Fields:
             energy_uj=self.number("energy_uj") if self._fields.get("energy_uj") else None,
             peak_memory_bytes=self.number("peak_memory_bytes") if self._fields.get("peak_memory_bytes") else None,
             within=self.choice("within", WITHIN, "alone"),
-            failure=self._fields.get("failure", ""),
+            failure=self._fields.get("failure", "")[:MAX_FAILURE_CHARACTERS],
             provenance=self.choice("provenance", PROVENANCES, "measured"),
         )
 
     def text(self, column: str) -> str:
-        if not self._fields[column].strip():
-            raise self._wrong(column, "a text")
+        if not 0 < len(self._fields[column].strip()) <= MAX_TEXT:
+            raise self._wrong(column, f"a text of at most {MAX_TEXT} characters")
         return self._fields[column]
 
     def choice(self, column: str, known: Sequence[str], default: str) -> str:
@@ -202,16 +211,18 @@ class _Fields:
             raise self._wrong(column, "a number >= 0") from None
         if not math.isfinite(value) or value < 0:
             raise self._wrong(column, "a finite number >= 0")
+        if value > MAX_NUMBER:
+            raise self._wrong(column, f"a number of at most {MAX_NUMBER:g}")
         return value
 
     def sizes(self) -> tuple[int, ...]:
         parts = self._fields["sizes"].split()
-        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+        if len(parts) > MAX_SIZES or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
             raise self._wrong("sizes", "whole numbers with spaces between them")
         return tuple(int(part) for part in parts)
 
     def _wrong(self, column: str, expected: str) -> InputError:
-        got = self._fields[column][:80]
+        got = shortened(self._fields[column])
         return InputError(
-            f"{self._place}, column '{column}': expected {expected}, got {got!r}. Correct the field or remove the line."
+            f"{self._place}, column '{column}': expected {expected}, got '{got}'. Correct the field or remove the line."
         )

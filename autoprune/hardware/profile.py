@@ -5,16 +5,18 @@ Listing and loading need neither torch nor any runtime.
 
 from __future__ import annotations
 
+import os.path
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from autoprune.core.data import data_folder
-from autoprune.core.errors import InputError, unknown_name
+from autoprune.core.errors import InputError, shortened, unknown_name
 from autoprune.core.files import canonical_json, digest, read_json, write_json
+from autoprune.core.settings import at_most
 from autoprune.hardware.analytical import AnalyticalModel
 from autoprune.hardware.kernel_table import KernelRow, read_kernels, write_kernels
 
@@ -22,10 +24,16 @@ SCHEMA = "autoprune.profile/1"
 PERCENTILES = ("p50", "p90", "p95", "p99")
 HEADER_FILE, KERNELS_FILE = "profile.json", "kernels.csv"
 FOLDER = "hardware_profiles"
+MAX_HEADER_BYTES = 8 * 1024 * 1024
+
+Whole = Annotated[int, Field(le=2**53)]
+Microseconds = Annotated[float, Field(ge=0, le=1e12)]
+Ratio = Annotated[float, Field(ge=0, le=1e6)]
+Texts = Annotated[dict[str, str], at_most(256)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, str_max_length=20_000)
 
 
 class DeviceInfo(_Model):
@@ -34,9 +42,9 @@ class DeviceInfo(_Model):
     name: str
     kind: Literal["cpu", "gpu", "mobile", "npu", "other"]
     processor: str = ""
-    cores: int = Field(default=1, ge=1)
-    memory_bytes: int = Field(default=0, ge=0)
-    features: tuple[str, ...] = ()
+    cores: Whole = Field(default=1, ge=1)
+    memory_bytes: Whole = Field(default=0, ge=0)
+    features: Annotated[tuple[str, ...], at_most(256)] = ()
 
 
 class RuntimeInfo(_Model):
@@ -44,21 +52,21 @@ class RuntimeInfo(_Model):
 
     name: str
     version: str
-    flags: dict[str, str] = {}
+    flags: Texts = {}
 
 
 class ProtocolInfo(_Model):
     """How times were taken; counts are per kernel and session."""
 
-    sessions: int = Field(ge=0)
-    minimum_runs: int = Field(ge=0)
-    warmup_runs: int = Field(ge=0)
-    warmup_us: float = Field(ge=0)
+    sessions: Whole = Field(ge=0)
+    minimum_runs: Whole = Field(ge=0)
+    warmup_runs: Whole = Field(ge=0)
+    warmup_us: Microseconds
     # What kernels pay when they run alone; already taken off their times.
-    empty_run_us: float = Field(default=0.0, ge=0)
-    edge_us: float = Field(default=0.0, ge=0)  # a convolution's activation that comes in or goes out ...
-    edge_us_per_byte: float = Field(default=0.0, ge=0)  # ... and each byte of it
-    seed: int = 0
+    empty_run_us: Microseconds = 0.0
+    edge_us: Microseconds = 0.0  # a convolution's activation that comes in or goes out ...
+    edge_us_per_byte: Microseconds = 0.0  # ... and each byte of it
+    seed: Whole = 0
     seconds: float = Field(default=0.0, ge=0)
 
 
@@ -68,17 +76,17 @@ class Composition(_Model):
     `sum` is over the kernels' medians whatever the percentile: tails of kernels of ten microseconds are noise.
     """
 
-    sum_factor: float = Field(ge=0)
-    constant_us: float = Field(ge=0)
-    kernel_us: float = Field(ge=0)
+    sum_factor: float = Field(ge=0, le=1e6)
+    constant_us: Microseconds
+    kernel_us: Microseconds
 
 
 class Residuals(_Model):
     """Errors on models left out: `measured / predicted - 1`, their mean size and middle nine tenths."""
 
     mean_absolute: float = Field(ge=0)
-    low: float
-    high: float
+    low: float = Field(ge=-1e6, le=1e6)
+    high: float = Field(ge=-1e6, le=1e6)
 
 
 class KnownModel(_Model):
@@ -87,9 +95,9 @@ class KnownModel(_Model):
     Its composition, and the errors on policies left out, by percentile.
     """
 
-    models: int = Field(ge=0)
-    composition: dict[str, Composition]
-    residuals: dict[str, Residuals]
+    models: Whole = Field(ge=0)
+    composition: Annotated[dict[str, Composition], at_most(16)]
+    residuals: Annotated[dict[str, Residuals], at_most(16)]
 
 
 class Validation(_Model):
@@ -99,39 +107,41 @@ class Validation(_Model):
     of a model that was not profiled.
     """
 
-    models: int = Field(default=0, ge=0)
-    residuals: dict[str, Residuals] = {}
-    compared: dict[str, float] = {}  # ways to predict -> mean absolute error at p50 on models left out
+    models: Whole = Field(default=0, ge=0)
+    residuals: Annotated[dict[str, Residuals], at_most(16)] = {}
+    # Ways to predict -> mean absolute error at p50 on models left out.
+    compared: Annotated[dict[str, float], at_most(256)] = {}
     sentinel_drift: float = Field(default=0.0, ge=0)  # largest deviation of the sentinel kernel from its median
     rank_correlation: float | None = None
-    notes: tuple[str, ...] = ()
+    notes: Annotated[tuple[str, ...], at_most(256)] = ()
 
 
 class ProfileHeader(_Model):
     """`profile.json`: everything about a profile but its kernels."""
 
     schema_version: Literal["autoprune.profile/1"] = Field(alias="schema", default="autoprune.profile/1")
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, max_length=200)
     description: str = ""
     device: DeviceInfo
     runtime: RuntimeInfo
     precision: str = "float32"
-    batch: int = Field(default=1, ge=1)
-    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1, le=1_000_000)
+    threads: int = Field(default=1, ge=1, le=1_000_000)
     layout: str = "NCHW"
-    environment: dict[str, str] = {}
+    environment: Texts = {}
     protocol: ProtocolInfo
     provenance: Literal["measured", "imported", "analytical"]
     within: Literal["alone", "model"] = "alone"  # the rows that predict: those timed alone, or inside models
-    context: dict[str, float] = {}  # operator class -> time inside models over time alone, for families met alone only
-    composition: dict[str, Composition] = {}
-    known: dict[str, KnownModel] = {}  # by the digest of a model's kernel families
+    # Operator class -> time inside models over time alone, for families met alone only.
+    context: Annotated[dict[str, Ratio], at_most(1000)] = {}
+    composition: Annotated[dict[str, Composition], at_most(16)] = {}
+    known: Annotated[dict[str, KnownModel], at_most(1000)] = {}  # by the digest of a model's kernel families
     analytical: AnalyticalModel | None = None  # for kernels that have no row
-    alignment_quantum: int = Field(default=1, ge=1)
+    alignment_quantum: int = Field(default=1, ge=1, le=4096)
     validation: Validation = Validation()
     created: str = ""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,12 +216,12 @@ def read_header(folder: Path) -> ProfileHeader:
         InputError: missing, of another schema version, or with a wrong field.
     """
     path = folder / HEADER_FILE
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise InputError(
             f"profile {folder}: expected a folder with {HEADER_FILE} and {KERNELS_FILE}, found no {HEADER_FILE}. "
             "Name a profile of `autoprune profile list`, or the path of a profile's folder."
         )
-    data = read_json(path, "profile", SCHEMA)
+    data = read_json(path, "profile", SCHEMA, MAX_HEADER_BYTES)
     try:
         return ProfileHeader.model_validate(data)
     except ValidationError as error:
@@ -222,11 +232,12 @@ def read_header(folder: Path) -> ProfileHeader:
 
 def _first_fault(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(shortened(str(part)) for part in first["loc"])
     more = f" ({error.error_count() - 1} more.)" if error.error_count() > 1 else ""
     if first["type"] == "missing":
         return f"expected the field '{place}', got a file without it.{more}"
-    return f"field '{place}': {first['msg'][0].lower() + first['msg'][1:]}, got {str(first['input'])[:80]!r}.{more}"
+    message, got = str(first["msg"]), shortened(str(first["input"]))
+    return f"field '{place}': {message[:1].lower() + message[1:]}, got '{got}'.{more}"
 
 
 def load_profile(name_or_path: str | Path) -> HardwareProfile:
@@ -236,7 +247,7 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
         InputError: no such profile (the known ones are listed), or a broken one.
     """
     folder = Path(name_or_path)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return HardwareProfile.load(folder)
     shipped = _shipped()
     name = str(name_or_path)
@@ -244,7 +255,7 @@ def load_profile(name_or_path: str | Path) -> HardwareProfile:
         return HardwareProfile.load(shipped[name])
     if "/" in name or "\\" in name:
         raise InputError(
-            f"profile '{name}': expected the path of a profile's folder, got one that does not exist. "
+            f"profile '{shortened(name, 300)}': expected the path of a profile's folder, got one that does not exist. "
             f"Shipped profiles: {', '.join(sorted(shipped)) or '(none)'}."
         )
     raise unknown_name("hardware profile", name, shipped)

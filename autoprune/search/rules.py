@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os.path
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from autoprune.search.traits import UNITS, Traits
 
 MAX_WILDCARDS = 8
 MAX_RULES = 1000
+MAX_PATTERNS = 1000  # of all rules together
+MAX_LEVELS = 8  # of spaces that extend each other
 _SELECTORS = frozenset({"match", "unit", "stream", "removable"})
 _PLACEHOLDER = re.compile(r"\{(\w*)\}")
 
@@ -62,6 +66,8 @@ class Rule(BaseModel):
         texts = value if isinstance(value, (list, tuple)) else [value]
         if value is not None and not (texts and all(isinstance(text, str) and 0 < len(text) <= 200 for text in texts)):
             raise ValueError("expected a text of 1 to 200 characters, or a list of them")
+        if len(texts) > MAX_RULES:
+            raise ValueError(f"expected at most {MAX_RULES} patterns")
         if any(text.count("*") > MAX_WILDCARDS for text in texts if isinstance(text, str)):
             raise ValueError(f"expected at most {MAX_WILDCARDS} wildcards in a pattern")
         return value
@@ -127,7 +133,7 @@ class SpaceFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: Literal[1] = 1
-    description: str = ""
+    description: str = Field(default="", max_length=4096)
     extends: str | tuple[str, ...] = ()
     rules: tuple[Rule, ...] = Field(default=(), max_length=MAX_RULES)
 
@@ -170,7 +176,7 @@ def read_rules(source: str | Path | Mapping[str, Any]) -> Rules:
     Raises:
         InputError: unknown name, unreadable or wrong content, no rules, or spaces that extend each other in a circle.
     """
-    return _read(source, Path(), ())
+    return _read(source, Path(), (), {})
 
 
 def list_spaces() -> dict[str, str]:
@@ -182,36 +188,55 @@ def _shipped() -> dict[str, Path]:
     return {path.stem: path for path in sorted(data_folder("search_spaces").glob("*.yaml"))}
 
 
-def _read(source: str | Path | Mapping[str, Any], folder: Path, inside: tuple[Path, ...]) -> Rules:
-    """The rules of `source`; a path is relative to `folder`, and `inside` are the files that extend it."""
+def _read(
+    source: str | Path | Mapping[str, Any], folder: Path, inside: tuple[Path, ...], known: dict[Path, Rules]
+) -> Rules:
+    """The rules of `source`; a path is from `folder`; `inside` are the files that extend it, `known` were read."""
     if isinstance(source, Mapping):
         name, data, what = "custom", source, "search space"
     else:
         path = _found(source, folder)
+        if path in known:
+            return known[path]
         name, data, what = path.stem, read_yaml(path, "search space"), f"search space {path}"
+        if len(inside) >= MAX_LEVELS:
+            raise InputError(f"{what}: expected spaces that extend each other at most {MAX_LEVELS} deep, got more.")
         if path.resolve() in inside:
             raise InputError(f"{what}: expected spaces that do not extend each other in a circle; drop one `extends`.")
         folder, inside = path.parent, (*inside, path.resolve())
     file = validated(SpaceFile, data, what)
     below = (file.extends,) if isinstance(file.extends, str) else file.extends
-    rules = [rule for one in below for rule in _read(one, folder, inside).rules] + list(file.rules)
+    rules = [rule for one in below for rule in _read(one, folder, inside, known).rules] + list(file.rules)
     if not 0 < len(rules) <= MAX_RULES:
         raise InputError(f"{what}: expected 1 to {MAX_RULES} rules, extended ones included, got {len(rules)}.")
-    return Rules(name, what, tuple(rules))
+    patterns = sum(1 if isinstance(rule.match, str) else len(rule.match) for rule in rules)
+    if patterns > MAX_PATTERNS:
+        raise InputError(f"{what}: expected at most {MAX_PATTERNS} patterns in all rules, got {patterns}.")
+    found = Rules(name, what, tuple(rules))
+    if not isinstance(source, Mapping):
+        known[path] = found
+    return found
 
 
 def _found(source: str | Path, folder: Path) -> Path:
     shipped = _shipped()
     path = shipped.get(str(source)) or folder / source
-    if not path.is_file() and not (isinstance(source, Path) or path.suffix in (".yaml", ".yml")):
+    if not os.path.isfile(path) and not (isinstance(source, Path) or path.suffix in (".yaml", ".yml")):
         raise unknown_name("search space", str(source), shipped)
     return path
 
 
+@functools.lru_cache(maxsize=4096)
 def _glob(pattern: str) -> re.Pattern[str]:
-    """The pattern with each wildcard as a capture; the first ones match as little as they can."""
-    parts = re.split(r"([*?])", pattern)
-    return re.compile("".join({"*": "(.*?)", "?": "(.)"}.get(part, re.escape(part)) for part in parts), re.DOTALL)
+    """The pattern with each wildcard as a capture; the first ones match as little as they can.
+
+    What follows a `*` is taken where it first fits and never looked for again (an atomic group): if the whole matches
+    at all, it does so then. A plain expression would try all ways to share an id among eight wildcards.
+    """
+    first, *others = ("".join("(.)" if c == "?" else re.escape(c) for c in part) for part in pattern.split("*"))
+    middle = "".join(f"(?>(.*?){part})" for part in others[:-1])
+    last = f"(.*?){others[-1]}" if others else ""
+    return re.compile(first + middle + last, re.DOTALL)
 
 
 def _filled(tie: str, captured: Sequence[str], size: int, unit: str) -> str:

@@ -277,7 +277,7 @@ ENUM = (
             "group 'stem' of 8 units has 5",
         ),
         (lambda d: d["values"]["head.bias"].update(dimensions=[-5]), "not a dimension"),
-        (lambda d: d["values"]["head.bias"].update(dimensions=[float("nan")]), "not a dimension"),
+        (lambda d: d["values"]["head.bias"].update(dimensions=[float("nan")]), "finite numbers"),
         (lambda d: d["values"]["head.bias"].update(dimensions=[6]), "expected a member of this run's program"),
     ],
 )

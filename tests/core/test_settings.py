@@ -22,7 +22,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{c}: &{c} [*{p}, *{p}]\n" for p, c in zip(
         ("a: 1\nb: 2\na: 3", "line 3, column 1: the key 'a' stands twice"),
         ("a: !!python/object/apply:os.system [ls]", "could not determine a constructor"),
         ("[" * 100, "nested deeper than 32"),
-        ("a: [1", "line 1"),
+        ("a: [1", "line [12]"),
         ("? [1, 2]\n: 3", "expected text as key"),
         ("a: \x00", "does not parse"),
         ("a" * (MAX_YAML_BYTES + 1), "at most"),

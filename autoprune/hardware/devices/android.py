@@ -75,5 +75,5 @@ class AndroidDevice(RemoteDevice):
             kept = Kept(into)
             for path in sorted(Path(folder).rglob("*")):
                 if path.is_file() and not path.is_symlink():
-                    kept.take(path.relative_to(folder).as_posix(), path.stat().st_size, path.read_bytes())
+                    kept.take(path.relative_to(folder).as_posix(), path.stat().st_size, path.read_bytes)
         return Ended(0, "")

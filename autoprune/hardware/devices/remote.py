@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
@@ -117,12 +118,12 @@ class Kept:
     def __init__(self, folder: Path) -> None:
         self._folder, self._left = folder, MAX_LOGS_BYTES
 
-    def take(self, name: str, size: int, data: bytes) -> None:
-        """Write a file where it is one of those."""
+    def take(self, name: str, size: int, read: Callable[[], bytes]) -> None:
+        """Write a file where it is one of those; others are not read."""
         if LOG_FILE.fullmatch(name) is None and name != ENVIRONMENT:
             return
         self._left -= size
-        if size > MAX_LOG_BYTES or self._left < 0:
+        if not 0 <= size <= MAX_LOG_BYTES or self._left < 0:
             raise AutopruneError(f"kit {self._folder}: expected logs, got more bytes than all logs have, at '{name}'.")
         with replacing(self._folder / name) as file:
-            file.write(data)
+            file.write(read())

@@ -13,7 +13,7 @@ from typing import IO
 from autoprune.core.errors import AutopruneError, InputError
 from autoprune.hardware.devices.process import Ended, last_words, missing
 from autoprune.hardware.devices.remote import Kept, RemoteDevice
-from autoprune.hardware.kit.contents import tar_entries
+from autoprune.hardware.kit.contents import DAMAGED, TarHeader, tar_entries
 from autoprune.hardware.kit.manifest import ENVIRONMENT, LOGS, MANIFEST
 
 BASE = "autoprune-kits"  # in the home folder
@@ -97,12 +97,12 @@ class SshDevice(RemoteDevice):
     def _keep(self, received: IO[bytes], into: Path) -> None:
         kept = Kept(into)
         try:
-            with tarfile.open(fileobj=received, mode="r:") as tar:
+            with tarfile.open(fileobj=received, mode="r:", tarinfo=TarHeader) as tar:
                 for entry in tar_entries(tar):
                     if not entry.link:
                         with entry.open() as stream:
-                            kept.take(entry.name.removeprefix("./"), entry.size, stream.read())
-        except tarfile.TarError as error:
+                            kept.take(entry.name.removeprefix("./"), entry.size, stream.read)
+        except DAMAGED as error:
             raise AutopruneError(f"{self.name}: expected logs as a tar, got bytes that are none ({error}).") from error
 
     def _started(self, line: str, errors: IO[bytes], stdin: int) -> subprocess.Popen[bytes]:

@@ -16,7 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import read_text
 from autoprune.core.settings import read_yaml, validated
 from autoprune.graph.kernel import Kernel
@@ -98,17 +98,19 @@ def _check_header(path: Path, header: list[str], mapping: ColumnMap) -> None:
     twice = [name for name in named if name is not None and header.count(name) > 1]
     for fault, names in (("misses", missing), ("repeats", twice)):
         if names:
+            told, has = (shortened(", ".join(listed), 300) for listed in (names, header))
             raise InputError(
                 f"{WHAT} {path}: expected the columns of the column map, got a header that {fault} "
-                f"{', '.join(names)}. It has: {', '.join(header)[:300]}."
+                f"{told}. It has: {has}."
             )
 
 
 def _timing(row: Mapping[str, str], mapping: ColumnMap, place: str, batch: int) -> Timing | None:
     operator = row[mapping.operator]
     if operator not in mapping.operators:
+        known = shortened(", ".join(mapping.operators), 300)
         raise InputError(
-            f"{place}: expected an operator of the column map ({', '.join(mapping.operators)}), got '{operator[:80]}'. "
+            f"{place}: expected an operator of the column map ({known}), got '{shortened(operator)}'. "
             "Add it, with null to leave such rows out."
         )
     layer = mapping.operators[operator]

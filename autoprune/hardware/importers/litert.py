@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import read_text
 from autoprune.hardware.importers import Imported, ImportSettings
 from autoprune.hardware.importers.named import Report, needed_model, timings_of
@@ -33,7 +33,8 @@ class LiteRt:
         columns = [name.lower() for name in header]
         average = next((columns.index(name) for name in AVERAGES if name in columns), -1)
         if average < 0 or "name" not in columns:
-            raise InputError(f"{place}: expected the columns 'avg_ms' and 'name', got {', '.join(header)}.")
+            told = shortened(", ".join(header), 300)
+            raise InputError(f"{place}: expected the columns 'avg_ms' and 'name', got {told}.")
         _check_complete(columns, rows, place)
         reports = []
         for line, cells in rows:

@@ -11,9 +11,11 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.hardware.importers import Imported, ImportSettings, NamedKernels, Timing
+from autoprune.hardware.importers.reading import check_count
 
+MAX_NAME, MAX_WORD = 20_000, 300  # characters that are looked at
 _SEPARATORS = re.compile(r"[\s+,;:()\[\]]+")
 _ENDINGS = re.compile(r"(_kernel_time|_nchwc|_token_\d+|_(Quantize|Dequantize)Linear(_Output)?|\.\d+)$")
 
@@ -55,6 +57,7 @@ def timings_of(reports: Sequence[Report], model: NamedKernels, place: str) -> Im
     Raises:
         InputError: nothing in the file is named as the model's operations are.
     """
+    check_count(len(reports), place)
     groups: list[tuple[set[int], list[Report]]] = []
     strange: list[Report] = []
     for report in reports:
@@ -85,8 +88,9 @@ def places_in(name: str, places: Mapping[str, int]) -> set[int]:
 def mentioned(name: str, operations: Container[str]) -> list[str]:
     """The operations that a reported name mentions, in its order."""
     found = []
-    for word in _SEPARATORS.split(name):
-        known = next((candidate for candidate in _candidates(word) if candidate in operations), None)
+    for word in _SEPARATORS.split(name[:MAX_NAME]):
+        candidates = _candidates(word) if len(word) <= MAX_WORD else ()
+        known = next((candidate for candidate in candidates if candidate in operations), None)
         if known is not None:
             found.append(known)
     return found
@@ -110,7 +114,7 @@ def _timing(places: set[int], reports: Sequence[Report], model: NamedKernels, pl
     if len(reports) == 1:  # percentiles do not add
         percentiles = dict(reports[0].percentiles_us)
     return Timing(
-        place=f"{place}, {reports[0].name}",
+        place=f"{place}, {shortened(reports[0].name)}",
         kernels=tuple(model.kernels[index] for index in sorted(places)),
         mean_us=sum(report.mean_us for report in reports),
         std_us=sum(report.std_us**2 for report in reports) ** 0.5,
@@ -128,4 +132,4 @@ def _notes(strange: Sequence[Report], reports: Sequence[Report]) -> tuple[str, .
 
 def _some(names: Iterable[str]) -> str:
     listed = list(names)
-    return ", ".join(f"'{name[:60]}'" for name in listed[:3]) + (", ..." if len(listed) > 3 else "")
+    return ", ".join(f"'{shortened(name)}'" for name in listed[:3]) + (", ..." if len(listed) > 3 else "")

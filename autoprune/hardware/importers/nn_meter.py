@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.graph.kernel import Kernel
 from autoprune.hardware.importers import Imported, ImportSettings, Timing
 from autoprune.hardware.importers.layers import Layers
-from autoprune.hardware.importers.reading import not_negative, read_json_file, time_us, whole
+from autoprune.hardware.importers.reading import check_count, not_negative, read_json_file, time_us, whole
 
 WHAT = "nn-Meter file"
+MAX_LATENCY = 100  # characters
 _LATENCY = re.compile(r"\s*(?P<mean>[^\s+]+)\s*(?:\+-\s*(?P<std>\S+))?\s*")
 # In `conv-block` and `dwconv-block` the activation is the one that the test models of nn-Meter have.
 _TAILS = {"": "", "bn": "", "block": "relu"} | {
@@ -32,6 +33,7 @@ class NnMeter:
         data = read_json_file(path, WHAT)
         if not isinstance(data, dict) or not all(isinstance(value, dict) for value in data.values()):
             raise InputError(f"{WHAT} {path}: expected {{kernel type: {{id: {{config, latency}}}}}}, got other JSON.")
+        check_count(sum(map(len, data.values())), f"{WHAT} {path}")
         timings = []
         left_out: dict[str, int] = {}
         seen: dict[tuple[str, str], str] = {}
@@ -40,7 +42,7 @@ class NnMeter:
                 left_out[kind] = len(entries)
                 continue
             for name, entry in entries.items():
-                place = f"{WHAT} {path}, {kind}, {name}"
+                place = f"{WHAT} {path}, {shortened(kind)}, {shortened(name)}"
                 timings.append(_timing(kind, entry, place, settings.batch))
                 key = (kind, repr(sorted(entry["config"].items())))
                 if key in seen:
@@ -53,12 +55,15 @@ class NnMeter:
 def _timing(kind: str, entry: Any, place: str, batch: int) -> Timing:
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict) or "latency" not in entry:
         raise InputError(
-            f"{place}: expected 'config' and 'latency', got {str(entry)[:80]!r}. "
+            f"{place}: expected 'config' and 'latency', got {shortened(str(entry))}. "
             "Profile with DETAIL: TRUE, so that configurations are kept."
         )
-    found = _LATENCY.fullmatch(str(entry["latency"]))
+    latency = entry["latency"]
+    told = str(latency) if isinstance(latency, (str, int, float)) else ""
+    found = _LATENCY.fullmatch(told) if len(told) <= MAX_LATENCY else None
     if found is None:
-        raise InputError(f"{place}, latency: expected '<mean> +- <std>' in milliseconds, got {entry['latency']!r}.")
+        got = shortened(repr(latency))
+        raise InputError(f"{place}, latency: expected '<mean> +- <std>' in milliseconds, got {got}.")
     return Timing(
         place=place,
         kernels=_kernels(kind, entry["config"], place, batch),
@@ -70,7 +75,8 @@ def _timing(kind: str, entry: Any, place: str, batch: int) -> Timing:
 def _kernels(kind: str, config: Mapping[str, Any], place: str, batch: int) -> tuple[Kernel, ...]:
     def number(name: str) -> int:
         if name not in config:
-            raise InputError(f"{place}: expected '{name}' in 'config', got {', '.join(config) or 'nothing'}.")
+            got = shortened(", ".join(config)) or "nothing"
+            raise InputError(f"{place}: expected '{name}' in 'config', got {got}.")
         return whole(config[name], f"{place}, {name}", 1, 100_000)
 
     anchor, _, tail = kind.partition("-")
@@ -78,13 +84,14 @@ def _kernels(kind: str, config: Mapping[str, Any], place: str, batch: int) -> tu
         return Layers((batch, number("CIN"))).linear(number("COUT")).kernels()
     if anchor not in CONVOLUTIONS and kind not in (*WITH_MORE, *_PLAIN):
         known = ", ".join((*(f"{name}-*" for name in CONVOLUTIONS), "fc", *WITH_MORE, *_PLAIN))
-        raise InputError(f"{place}: expected a kernel type of {known}, got '{kind}'.")
+        raise InputError(f"{place}: expected a kernel type of {known}, got '{shortened(kind)}'.")
     side = number("HW")
     channels = number("CIN1" if kind == "concat" else "CIN")
     network = Layers((batch, channels, side, side))
     if anchor in CONVOLUTIONS:
         if tail not in _TAILS:
-            raise InputError(f"{place}: expected an ending of {', '.join(filter(None, _TAILS))}, got '{tail}'.")
+            known = ", ".join(filter(None, _TAILS))
+            raise InputError(f"{place}: expected an ending of {known}, got '{shortened(tail)}'.")
         stride, depthwise = number("STRIDES"), anchor == "dwconv"
         left = -(-side // stride)  # padding SAME
         out = channels if depthwise else number("COUT")

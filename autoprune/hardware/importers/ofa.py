@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.errors import InputError, unknown_name
+from autoprune.core.errors import InputError, shortened, unknown_name
 from autoprune.graph.kernel import Kernel
 from autoprune.hardware.importers import Imported, ImportSettings, Timing
 from autoprune.hardware.importers.layers import Layers
-from autoprune.hardware.importers.reading import not_negative, read_yaml_table, time_us, whole
+from autoprune.hardware.importers.reading import check_count, not_negative, read_yaml_table, time_us, whole
 
 WHAT = "latency table"
 BLOCKS = ("expanded_conv", "MBConv")
@@ -28,6 +28,7 @@ POINTWISE = ("Conv_1", "Conv_2", "final_expand_layer", "feature_mix_layer")
 POOLS = ("AvgPool2D", "avg_pool2d")
 CLASSIFIERS = ("Logits", "classifier")
 LARGEST_RATIO = 12  # expansion ratios end here, channels of an expansion begin here
+MAX_KEY = 300  # characters
 _KEY = re.compile(r"(?P<kind>[A-Za-z_0-9]+)(?P<fields>(?:-[a-z]+:[0-9x]+)+)")
 
 
@@ -69,6 +70,7 @@ class OnceForAll:
             raise InputError(
                 f"{WHAT} {path}: expected keys such as 'Conv-input:224x224x3-output:112x112x32', got none."
             )
+        check_count(len(data), f"{WHAT} {path}")
         timings = tuple(self._timing(path, key, value, settings.batch) for key, value in data.items())
         return Imported(timings)
 
@@ -78,9 +80,11 @@ class OnceForAll:
         return LatencyTable(path, {timing.place.rpartition(", key ")[2]: timing.mean_us for timing in timings})
 
     def _timing(self, path: Path, key: str, value: Any, batch: int) -> Timing:
+        if len(key) > MAX_KEY:
+            raise InputError(f"{WHAT} {path}: expected keys of at most {MAX_KEY} characters, got {shortened(key)}.")
         place = f"{WHAT} {path}, key {key}"
         if not isinstance(value, dict) or "mean" not in value:
-            raise InputError(f"{place}: expected {{mean, std, count}} in milliseconds, got {str(value)[:80]!r}.")
+            raise InputError(f"{place}: expected {{mean, std, count}} in milliseconds, got {shortened(str(value))}.")
         return Timing(
             place=place,
             kernels=self._kernels(key, place, batch),
@@ -166,7 +170,7 @@ def _shape(fields: Mapping[str, str], name: str, place: str) -> tuple[int, int, 
             return 1, 1, channels
         case [height, width, channels]:
             return height, width, channels
-    raise InputError(f"{place}: expected {name}:HxWxC, got {fields[name]!r}.")
+    raise InputError(f"{place}: expected {name}:HxWxC, got '{shortened(fields[name])}'.")
 
 
 def _stride(given: tuple[int, int, int], left: tuple[int, int, int]) -> int:

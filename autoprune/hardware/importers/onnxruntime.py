@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.hardware.importers import Imported, ImportSettings
 from autoprune.hardware.importers.named import Report, needed_model, timings_of
 from autoprune.hardware.importers.reading import not_negative, read_json_file
@@ -45,11 +45,11 @@ def node_times(trace: Any, place: str) -> dict[str, list[float]]:
     times: dict[str, list[float]] = {}
     for index, event in enumerate(trace):
         if not isinstance(event, dict):
-            raise InputError(f"{place}, event {index}: expected an object, got {str(event)[:80]!r}.")
+            raise InputError(f"{place}, event {index}: expected an object, got {shortened(str(event))}.")
         name = event.get("name")
         if event.get("cat") != "Node" or not isinstance(name, str) or not name.endswith(ENDING):
             continue
-        duration = not_negative(event.get("dur"), f"{place}, event {index} ({name[:60]}), dur")
+        duration = not_negative(event.get("dur"), f"{place}, event {index} ({shortened(name, 60)}), dur")
         times.setdefault(name.removesuffix(ENDING), []).append(max(duration, LEAST_US))
     if not times:
         raise InputError(

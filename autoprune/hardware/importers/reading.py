@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.errors import InputError
-from autoprune.core.files import read_text
+from autoprune.core.errors import InputError, shortened
+from autoprune.core.files import parse_json, read_text
 from autoprune.core.settings import parse_yaml
 
 MAX_BYTES = 32 * 1024 * 1024
-MAX_YAML_BYTES = 4 * 1024 * 1024  # half a minute of parsing
+MAX_YAML_BYTES = 4 * 1024 * 1024
 MAX_CELL = 4096
+MAX_CELLS = 1024  # of one record
+MAX_ENTRIES = 100_000  # times in one file
+LARGEST = 1e12
 LONGEST_US = 3600e6  # an hour; nobody's kernel takes that
 
 
@@ -26,31 +28,8 @@ def read_json_file(path: Path, what: str) -> Any:
     Raises:
         InputError: unreadable, too large, truncated, nested too deeply, or with NaN, Infinity or a key twice.
     """
-    text = read_text(path, what, MAX_BYTES)
-    try:
-        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_no_repeats)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{what} {path}: expected JSON, got text that does not parse (line {error.lineno}: {error.msg}). "
-            "The file may be cut off; export it again."
-        ) from error
-    except RecursionError as error:
-        raise InputError(f"{what} {path}: expected a {what}, got JSON nested too deeply to be one.") from error
-    except ValueError as error:
-        raise InputError(f"{what} {path}: {error} Correct or remove the entry.") from error
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"expected finite numbers, got {name}.")
-
-
-def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"expected each key once, got '{twice[:80]}' twice.")
-    return found
+    place = f"{what} {path}"
+    return parse_json(read_text(path, what, MAX_BYTES), place, "The file may be cut off; export it again.")
 
 
 def read_yaml_table(path: Path, what: str) -> dict[str, Any]:
@@ -66,12 +45,13 @@ def csv_records(text: str, what: str) -> Iterator[tuple[int, list[str]]]:
     """
     reader = csv.reader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
     try:
-        for record in reader:
+        for count, record in enumerate(reader):
             cells = [cell.strip() for cell in record]
-            if any(len(cell) > MAX_CELL for cell in cells):
+            longest = max(map(len, cells), default=0)
+            if longest > MAX_CELL or len(cells) > MAX_CELLS or count > MAX_ENTRIES:
                 raise InputError(
-                    f"{what}, line {reader.line_num}: expected cells of at most {MAX_CELL} characters, "
-                    "got a longer one."
+                    f"{what}, line {reader.line_num}: expected at most {MAX_ENTRIES} records of {MAX_CELLS} "
+                    f"cells of at most {MAX_CELL} characters, got a longer one."
                 )
             if any(cells):
                 yield reader.line_num, cells
@@ -90,21 +70,31 @@ def time_us(value: object, place: str, scale: float) -> float:
     """
     number = _number(value)
     if number is None or number <= 0:
-        raise InputError(f"{place}: expected a time above zero, got {value!r}. Correct or remove the entry.")
+        raise InputError(f"{place}: expected a time above zero, got {_told(value)}. Correct or remove the entry.")
     if number * scale > LONGEST_US:
-        raise InputError(f"{place}: expected a kernel's time, got {value!r}, over an hour. Check the unit.")
+        raise InputError(f"{place}: expected a kernel's time, got {_told(value)}, over an hour. Check the unit.")
     return number * scale
 
 
+def check_count(count: int, place: str) -> None:
+    """Refuse files of more entries than anybody has measured.
+
+    Raises:
+        InputError: more than `MAX_ENTRIES`.
+    """
+    if count > MAX_ENTRIES:
+        raise InputError(f"{place}: expected at most {MAX_ENTRIES} times, got {count}. Import it in parts.")
+
+
 def not_negative(value: object, place: str) -> float:
-    """A finite number of at least zero.
+    """A finite number of at least zero, up to `LARGEST`.
 
     Raises:
         InputError: anything else.
     """
     number = _number(value)
-    if number is None or number < 0:
-        raise InputError(f"{place}: expected a finite number >= 0, got {value!r}. Correct or remove the entry.")
+    if number is None or not 0 <= number <= LARGEST:
+        raise InputError(f"{place}: expected a finite number >= 0, got {_told(value)}. Correct or remove the entry.")
     return number
 
 
@@ -116,8 +106,12 @@ def whole(value: object, place: str, least: int = 1, most: int = 1_000_000) -> i
     """
     number = _number(value)
     if number is None or not number.is_integer() or not least <= number <= most:
-        raise InputError(f"{place}: expected a whole number from {least} to {most}, got {value!r}.")
+        raise InputError(f"{place}: expected a whole number from {least} to {most}, got {_told(value)}.")
     return int(number)
+
+
+def _told(value: object) -> str:
+    return shortened(repr(value))
 
 
 def _number(value: object) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.hardware.importers import Imported, ImportSettings
 from autoprune.hardware.importers.named import Report, needed_model, timings_of
 from autoprune.hardware.importers.reading import not_negative, read_json_file, time_us, whole
@@ -44,7 +44,7 @@ def layer_reports(data: Any, place: str) -> list[Report]:
         if report is None:
             continue
         if report.name in names:
-            raise InputError(f"{place}: expected each layer once, got '{report.name[:80]}' twice.")
+            raise InputError(f"{place}: expected each layer once, got '{shortened(report.name)}' twice.")
         names.add(report.name)
         reports.append(report)
     if not reports:
@@ -56,8 +56,8 @@ def _report(item: dict[str, Any], place: str, count: int) -> Report | None:
     """A layer; None for one that takes no time, such as a reformat that was optimised away."""
     name = item.get("name")
     if not isinstance(name, str) or "averageMs" not in item:
-        raise InputError(f"{place}: expected layers with 'name' and 'averageMs', got {str(item)[:80]!r}.")
-    here = f"{place}, {name[:80]}"
+        raise InputError(f"{place}: expected layers with 'name' and 'averageMs', got {shortened(str(item))}.")
+    here = f"{place}, {shortened(name)}"
     if not_negative(item["averageMs"], here) == 0:
         return None
     percentiles = {"p50": time_us(item["medianMs"], here, 1e3)} if item.get("medianMs") else {}

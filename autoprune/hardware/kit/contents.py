@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,15 +19,25 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.hardware.kit.manifest import MANIFEST, MODELS
 
 MAX_FILES = 200_000
 MAX_BYTES = 16 * 2**30  # of all files
 MAX_TEXT_BYTES = 16 * 2**20  # of one file that is read
-MAX_TEXTS_BYTES = 512 * 2**20  # of all files that are read
+MAX_TEXTS_BYTES = 128 * 2**20  # of all files that are read
+MAX_HEADER_BYTES = 2**20  # of what a tar says of one file: its long name
+MAX_DIRECTORY_BYTES = 64 * 2**20  # of a zip
+FREE_BYTES, MAX_RATIO = 128 * 2**20, 100  # what an archive may unpack to: so much, and so many times its own size
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
 _BLOCK = 1 << 20
+_ZIP_TAIL = 65_536 + 64  # where a zip's end record is: before a comment of 16 bits
+_ZIP_END = struct.Struct("<4s4H2LH")
+DAMAGED = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError,
+    ValueError, LookupError, OverflowError,
+)  # fmt: skip
+"""What reading a damaged archive raises."""
 
 
 @dataclass(frozen=True)
@@ -72,38 +84,41 @@ def read_contents(path: Path) -> Contents:
     """
     try:
         return _read(path)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
-        raise InputError(
-            f"kit {path}: expected an archive of a kit, got one that does not read ({error}). It may be cut off; "
-            "copy it again."
-        ) from error
     except OSError as error:
         raise InputError(f"cannot read kit {path}: {error.strerror or error}.") from error
+    except DAMAGED as error:
+        raise InputError(
+            f"kit {path}: expected an archive of a kit, got one that does not read ({shortened(str(error))}). It may "
+            "be cut off; copy it again."
+        ) from error
 
 
 def _read(path: Path) -> Contents:
     texts: dict[str, str] = {}
     hashes: dict[str, Hash] = {}
     total = read = 0
+    most = min(MAX_BYTES, FREE_BYTES + MAX_RATIO * path.stat().st_size) if path.is_file() else MAX_BYTES
     for entry in _entries(path):
         name = _checked_name(path, entry)
         total += entry.size
-        if total > MAX_BYTES or len(hashes) >= MAX_FILES:
+        if entry.size < 0 or total > most or len(hashes) >= MAX_FILES:
             raise InputError(
-                f"kit {path}: expected at most {MAX_FILES} files of {MAX_BYTES} bytes together, got more at "
-                f"'{name[:80]}'. No kit is so large; do not unpack it."
+                f"kit {path}: expected at most {MAX_FILES} files of {most} bytes together, got more at "
+                f"'{shortened(name)}'. No kit is so large; do not unpack it. Where it is yours, send "
+                "it without models/."
             )
         if name in hashes:
-            raise InputError(f"kit {path}: expected every file once, got '{name[:80]}' twice.")
+            raise InputError(f"kit {path}: expected every file once, got '{shortened(name)}' twice.")
         wanted = _is_text(name)
         if wanted:
             read += entry.size
             if entry.size > MAX_TEXT_BYTES or read > MAX_TEXTS_BYTES:
                 raise InputError(
-                    f"kit {path}: expected logs of at most {MAX_TEXT_BYTES} bytes, got {entry.size} in '{name[:80]}'."
+                    f"kit {path}: expected logs of at most {MAX_TEXT_BYTES} bytes, got {entry.size} in "
+                    f"'{shortened(name)}'."
                 )
         with entry.open() as stream:
-            hashes[name], data = _consumed(stream, keep=wanted)
+            hashes[name], data = _consumed(stream, entry.size, keep=wanted)
         if wanted:
             texts[name] = data.decode("utf-8", errors="replace")
     return _without_folder(path, texts, hashes)
@@ -117,16 +132,45 @@ def _entries(path: Path) -> Iterator[_Entry]:
     if path.is_dir():
         yield from _folder_entries(path)
     elif path.name.lower().endswith(".zip"):
+        _check_directory(path)
         with zipfile.ZipFile(path) as archive:
             for info in archive.infolist():
                 if not info.is_dir():
-                    link = (info.external_attr >> 16) & 0o170000 == 0o120000
+                    link = stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG)
+                    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                        raise NotImplementedError("a compression that kits are not packed with")
                     yield _Entry(info.filename, info.file_size, link, _opener(archive, info))
     elif path.name.lower().endswith(ARCHIVES):
-        with tarfile.open(path) as tar:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+        with tarfile.open(path, "r:gz" if packed else "r:", tarinfo=TarHeader) as tar:
             yield from tar_entries(tar)
     else:
         raise InputError(f"kit {path}: expected a kit's folder or a {', '.join(ARCHIVES)} of one, got another file.")
+
+
+class TarHeader(tarfile.TarInfo):
+    """What a tar says of a file. Sizes below zero would make `tarfile` read the same bytes for ever (CVE-2025-8194)."""
+
+    def _block(self, count: int) -> int:
+        extends = self.type in (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
+        if count < 0 or (count > MAX_HEADER_BYTES and extends):
+            raise tarfile.HeaderError("a size that no file has")
+        return int(super()._block(count))  # type: ignore[misc]
+
+
+def _check_directory(path: Path) -> None:
+    """Refuse a zip whose directory alone would fill the memory: `zipfile` reads it whole."""
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - _ZIP_TAIL))
+        tail = file.read()
+    place = tail.rfind(b"PK\x05\x06")
+    if place < 0 or len(tail) < place + _ZIP_END.size:
+        raise zipfile.BadZipFile("no directory")
+    *_, directory, _, _ = _ZIP_END.unpack_from(tail, place)
+    if directory > MAX_DIRECTORY_BYTES or tail[max(0, place - 20) : place].startswith(b"PK\x06\x07"):
+        raise zipfile.BadZipFile("a directory of more files than a kit has")
 
 
 def _opener(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
@@ -144,7 +188,7 @@ def _member_opener(tar: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[]
     def opened() -> IO[bytes]:
         stream = tar.extractfile(member)
         if stream is None:
-            raise tarfile.ReadError(f"'{member.name[:80]}' is no file")
+            raise tarfile.ReadError(f"'{shortened(member.name)}' is no file")
         return stream
 
     return opened
@@ -154,10 +198,11 @@ def _folder_entries(path: Path) -> Iterator[_Entry]:
     for folder, folders, files in os.walk(path):
         for name in sorted((*folders, *files)):
             found = Path(folder, name)
-            if found.is_symlink() or name in files:
+            told = found.lstat()
+            if not stat.S_ISDIR(told.st_mode):
                 inside = found.relative_to(path).as_posix()
-                size = 0 if found.is_symlink() else found.stat().st_size
-                yield _Entry(inside, size, found.is_symlink(), lambda found=found: found.open("rb"))  # type: ignore[misc]
+                other = not stat.S_ISREG(told.st_mode)  # to open a pipe is to wait
+                yield _Entry(inside, told.st_size, other, lambda found=found: found.open("rb"))  # type: ignore[misc]
 
 
 def _checked_name(path: Path, entry: _Entry) -> str:
@@ -166,22 +211,24 @@ def _checked_name(path: Path, entry: _Entry) -> str:
     strange = "\\" in name or ":" in name or not name.isprintable()
     if not parts or name.startswith("/") or ".." in parts or strange:
         raise InputError(
-            f"kit {path}: expected names inside the kit, got '{entry.name[:80]!s}', which leads out of it. "
+            f"kit {path}: expected names inside the kit, got '{shortened(entry.name)}', which leads out of it. "
             "Nothing was unpacked; do not unpack it."
         )
     if entry.link:
         raise InputError(
-            f"kit {path}: expected plain files, got '{name[:80]}', a link or device. Copy the kit without links."
+            f"kit {path}: expected plain files, got '{shortened(name)}', a link or device. Copy the kit without links."
         )
     return PurePosixPath(name).as_posix()
 
 
-def _consumed(stream: IO[bytes], keep: bool) -> tuple[Hash, bytes]:
-    """Hash of a stream, and its bytes where they are kept."""
+def _consumed(stream: IO[bytes], most: int, keep: bool) -> tuple[Hash, bytes]:
+    """Hash of a stream of at most so many bytes, and its bytes where they are kept."""
     sha, size, kept = hashlib.sha256(), 0, []
     while block := stream.read(_BLOCK):
         sha.update(block)
         size += len(block)
+        if size > most:
+            raise ValueError("more bytes than its directory says")
         if keep:
             kept.append(block)
     return Hash(sha.hexdigest(), size), b"".join(kept)

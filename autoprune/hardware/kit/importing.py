@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from autoprune.core.errors import AutopruneError, InputError
+from autoprune.core.errors import AutopruneError, InputError, shortened
+from autoprune.core.files import parse_json
 from autoprune.graph.graph import DependencyGraph, DependencyGroup
 from autoprune.graph.program import Program
 from autoprune.graph.serialize import program_from_data
@@ -31,6 +31,8 @@ from autoprune.hardware.profile import HardwareProfile, ProfileHeader, ProtocolI
 from autoprune.hardware.profiling.rows import failed_row, timed_row
 from autoprune.hardware.quantum import PROBED, quantum_of
 
+# What a program that fits its grammar and makes no sense raises: a convolution of one argument, sizes beyond machines.
+ODD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, RuntimeError, MemoryError)
 ENOUGH = 0.5  # of the kernels; below, too much would be made up
 UNSTEADY, LOST = 0.1, 1.0  # drift of the sentinel that is noted, and that is refused
 
@@ -74,15 +76,21 @@ def import_kit(path: Path, asked: Asked | None = None) -> HardwareProfile:
     _check_coverage(contents, manifest, logs)
     graphs = [_graph(contents, manifest, index) for index in range(len(manifest.targets))]
     environment = environment_of(contents.texts.get(ENVIRONMENT, ""), given.kind or tool_for(manifest.runtime).kind)
-    return _profile(given, manifest, logs, environment, graphs, contents.place)
+    try:
+        with np.errstate(over="raise"):
+            return _profile(given, manifest, logs, environment, graphs, contents.place)
+    except ODD as error:
+        raise _odd(f"kit {contents.place}", error) from error
+
+
+def _odd(place: str, error: Exception) -> InputError:
+    told = shortened(f"{type(error).__name__}: {error}", 200)
+    return InputError(f"{place}: expected a program as autoprune writes it, got {told}. Copy it again.")
 
 
 def _manifest(contents: Contents) -> Manifest:
     place = f"kit {contents.place}, {MANIFEST}"
-    try:
-        data = json.loads(contents.texts[MANIFEST])
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: expected JSON, got a file that does not parse ({error}). Copy it again.") from error
+    data = parse_json(contents.texts[MANIFEST], place, "Copy it again.")
     if not isinstance(data, dict):
         raise InputError(f"{place}: expected a JSON object, got {type(data).__name__}.")
     return manifest_of(data, place)
@@ -141,16 +149,15 @@ def _graph(contents: Contents, manifest: Manifest, index: int) -> Graph:
     place = f"kit {contents.place}, {target.program}"
     if target.program not in contents.texts:
         raise InputError(f"{place}: expected the program of the model, found no such file. Copy the kit again.")
+    data = parse_json(contents.texts[target.program], place)
     try:
-        program: Program = program_from_data(json.loads(contents.texts[target.program]))
+        program: Program = program_from_data(data)
         if sorted(program.group_sizes.items()) != sorted(target.groups):
             raise ValueError("other groups than the manifest names")
     except InputError as error:
         raise InputError(f"{place}: {error}") from error
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError) as error:
-        raise InputError(
-            f"{place}: expected a program as autoprune writes it, got {type(error).__name__}: {error}."
-        ) from error
+    except ODD as error:
+        raise _odd(place, error) from error
     groups = {group: DependencyGroup(group, size, "channel", ()) for group, size in target.groups}
     return DependencyGraph(program, groups, (), {}, ())
 

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import canonical_json, digest
-from autoprune.core.settings import validated
+from autoprune.core.settings import at_most, validated
 from autoprune.graph.kernel import Kernel
 
 SCHEMA = "autoprune.kit/1"
@@ -18,6 +18,7 @@ MANIFEST, KIT_ID = "manifest.json", "kit.id"
 ORDER, SUMS, ENVIRONMENT = "order.txt", "sums.txt", "environment.txt"
 MODELS, LOGS, PROGRAMS = "models", "logs", "programs"
 SENTINEL = "sentinel"
+MAX_MODELS, MAX_GROUPS, MAX_UNITS = 200_000, 100_000, 2**22
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 File = Annotated[str, StringConstraints(pattern=r"^([a-z0-9_-]+/)?[a-z0-9_-]+\.[a-z.]{1,12}$")]
@@ -27,14 +28,16 @@ LOG_FILE = re.compile(rf"{LOGS}/([a-z0-9][a-z0-9-]{{0,63}})\.(log|failed)")
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True, str_max_length=20_000
+    )
 
 
 class KitFile(_Model):
     """One file of the kit."""
 
     sha256: Sha256
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=2**53)
 
 
 class KitModel(_Model):
@@ -54,8 +57,8 @@ class KitModel(_Model):
     file: File
     kernel: str | None = None
     operator: str = ""
-    target: int | None = Field(default=None, ge=0)
-    widths: tuple[int, ...] = ()
+    target: int | None = Field(default=None, ge=0, le=10_000)
+    widths: Annotated[tuple[int, ...], at_most(MAX_GROUPS)] = ()
 
     def as_kernel(self) -> Kernel:
         """The kernel of a model that is one.
@@ -70,19 +73,19 @@ class KitTarget(_Model):
     """A model that is profiled: the file of its program, and (name, size) of each of its groups in order."""
 
     program: File
-    groups: tuple[tuple[str, Annotated[int, Field(ge=1)]], ...]
+    groups: Annotated[tuple[tuple[str, Annotated[int, Field(ge=1, le=MAX_UNITS)]], ...], at_most(MAX_GROUPS)]
 
 
 class KitProtocol(_Model):
     """How the far end times a model; counts are per model and session."""
 
     sessions: int = Field(default=3, ge=1, le=100)
-    minimum_runs: int = Field(default=50, ge=1)
-    maximum_runs: int = Field(default=400, ge=1)
-    target_us: float = Field(default=20_000.0, ge=0)
-    warmup_runs: int = Field(default=10, ge=1)
-    warmup_us: float = Field(default=5_000.0, ge=0)
-    seed: int = 0
+    minimum_runs: int = Field(default=50, ge=1, le=10**9)
+    maximum_runs: int = Field(default=400, ge=1, le=10**9)
+    target_us: float = Field(default=20_000.0, ge=0, le=1e12)
+    warmup_runs: int = Field(default=10, ge=1, le=10**9)
+    warmup_us: float = Field(default=5_000.0, ge=0, le=1e12)
+    seed: int = Field(default=0, ge=0, lt=2**63)
 
 
 class Manifest(_Model):
@@ -106,16 +109,16 @@ class Manifest(_Model):
     autoprune: str
     runtime: str
     precision: str
-    batch: int = Field(ge=1)
-    threads: int = Field(ge=1)
+    batch: int = Field(ge=1, le=1_000_000)
+    threads: int = Field(ge=1, le=1_000_000)
     protocol: KitProtocol
-    quantum: int = Field(ge=1)
-    planned: int = Field(ge=0)
-    files: dict[File, KitFile]
-    models: tuple[KitModel, ...]
-    targets: tuple[KitTarget, ...]
-    order: tuple[tuple[Name, Name], ...]
-    notes: tuple[str, ...] = ()
+    quantum: int = Field(ge=1, le=4096)
+    planned: int = Field(ge=0, le=2**53)
+    files: Annotated[dict[File, KitFile], at_most(MAX_MODELS)]
+    models: Annotated[tuple[KitModel, ...], at_most(MAX_MODELS)]
+    targets: Annotated[tuple[KitTarget, ...], at_most(1000)]
+    order: Annotated[tuple[tuple[Name, Name], ...], at_most(100 * MAX_MODELS)]
+    notes: Annotated[tuple[str, ...], at_most(1000)] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Manifest:
@@ -167,14 +170,14 @@ def manifest_of(data: Mapping[str, Any], place: str) -> Manifest:
     """
     if data.get("schema") != SCHEMA:
         raise InputError(
-            f"{place}: expected schema '{SCHEMA}', got {data.get('schema')!r}. The kit was written by another version "
-            "of autoprune; import it with that version, or write and run a new one."
+            f"{place}: expected schema '{SCHEMA}', got {shortened(repr(data.get('schema')))}. The kit was written by "
+            "another version of autoprune; import it with that version, or write and run a new one."
         )
     manifest = validated(Manifest, dict(data), place)
     if manifest.id != manifest._identity():
         raise InputError(
-            f"{place}: expected a manifest as it was written (id {manifest.id[:32]!r}), got one that was changed "
-            "since. Copy the kit again."
+            f"{place}: expected a manifest as it was written (id '{shortened(manifest.id, 32)}'), got one that was "
+            "changed since. Copy the kit again."
         )
     return manifest
 
@@ -183,5 +186,5 @@ def _once(what: str, names: list[Any]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise ValueError(f"the {what} '{str(name)[:80]}' is there twice")
+            raise ValueError(f"the {what} '{shortened(str(name))}' is there twice")
         seen.add(name)

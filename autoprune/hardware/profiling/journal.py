@@ -11,15 +11,17 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from autoprune.core.errors import InputError
-from autoprune.core.files import canonical_json, read_text
+from autoprune.core.errors import InputError, shortened
+from autoprune.core.files import canonical_json, parse_json, read_text
 
 SCHEMA = "autoprune.profiling/1"
-MAX_BYTES = 1 << 30
+MAX_BYTES = 256 * 2**20
+MAX_LINES = 500_000
 Record = dict[str, Any]
 
 
@@ -107,6 +109,8 @@ class Journal:
 
 
 def _opened(path: Path) -> IO[bytes]:
+    if path.exists() and not path.is_file():
+        raise InputError(f"journal {path}: expected a file, got a folder, device or pipe.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
@@ -128,26 +132,28 @@ def _opened(path: Path) -> IO[bytes]:
 def _lines(path: Path) -> tuple[list[Record], int]:
     """The lines that are whole, and how many bytes they take."""
     text = read_text(path, "journal", MAX_BYTES)
+    if text.count("\n") > MAX_LINES:
+        raise InputError(f"journal {path}: expected at most {MAX_LINES} lines, got more. Remove it to begin anew.")
     found: list[Record] = []
     whole = 0
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    for number, line in enumerate(re.findall(r"[^\n]*\n|[^\n]+", text), start=1):
         record: object = None
-        with contextlib.suppress(json.JSONDecodeError, RecursionError):
-            record = json.loads(line)
+        with contextlib.suppress(InputError):
+            record = parse_json(line, f"journal {path}, line {number}")
         end = whole + len(line.encode())
         if not isinstance(record, dict) or not line.endswith("\n"):
             if end < len(text.encode()):
                 raise InputError(
-                    f"journal {path}, line {number}: expected a JSON object, got {line[:60]!r}. Remove the file to "
-                    "begin anew."
+                    f"journal {path}, line {number}: expected a JSON object, got '{shortened(line, 60)}'. Remove the "
+                    "file to begin anew."
                 )
             break
         found.append(record)
         whole = end
     if found and found[0].get("schema") != SCHEMA:
         raise InputError(
-            f"journal {path}: expected schema '{SCHEMA}', got {str(found[0].get('schema'))[:80]!r}. It was not written "
-            "by this version of autoprune; remove the file, or measure under another name."
+            f"journal {path}: expected schema '{SCHEMA}', got '{shortened(str(found[0].get('schema')))}'. It was not "
+            "written by this version of autoprune; remove the file, or measure under another name."
         )
     return found, whole
 
