@@ -34,7 +34,17 @@ METHODS: dict[str, tuple[str, bool, bool]] = {  # criterion, compensate, recalib
     "l1": ("l1", False, False),
     "l1 + BN": ("l1", False, True),
     "l2 + BN": ("l2", False, True),
+    "bn_scale + BN": ("bn_scale", False, True),
+    "fpgm + BN": ("fpgm", False, True),
+    "activation + BN": ("activation", False, True),
+    "taylor + BN": ("taylor", False, True),
+    "fisher + BN": ("fisher", False, True),
     "l1 + least squares + BN": ("l1", True, True),
+    "bn_scale + least squares + BN": ("bn_scale", True, True),
+    "fpgm + least squares + BN": ("fpgm", True, True),
+    "activation + least squares + BN": ("activation", True, True),
+    "taylor + least squares + BN": ("taylor", True, True),
+    "fisher + least squares + BN": ("fisher", True, True),
     "obs order + BN": ("obs", False, True),
     "obs + least squares": ("obs", True, False),
     "obs + least squares + BN": ("obs", True, True),
@@ -42,7 +52,15 @@ METHODS: dict[str, tuple[str, bool, bool]] = {  # criterion, compensate, recalib
 VIT_METHODS: dict[str, tuple[str, bool, bool]] = {  # it has no batch norms
     "random": ("random", False, False),
     "l1": ("l1", False, False),
+    "fpgm": ("fpgm", False, False),
+    "activation": ("activation", False, False),
+    "taylor": ("taylor", False, False),
+    "fisher": ("fisher", False, False),
     "l1 + least squares": ("l1", True, False),
+    "fpgm + least squares": ("fpgm", True, False),
+    "activation + least squares": ("activation", True, False),
+    "taylor + least squares": ("taylor", True, False),
+    "fisher + least squares": ("fisher", True, False),
     "obs order": ("obs", False, False),
     "obs + least squares": ("obs", True, False),
 }
@@ -130,10 +148,10 @@ def table(subject: Subject, results: list[dict[str, float]]) -> str:
     title = next(iter(subject.kinds)) if len(subject.kinds) == 1 else ""
     lines = [
         f"dense {cell('dense')} %, {len(results)} seeds",
-        f"{f'{title} cut'.strip():28}" + "".join(f"{name:>14}" for name in names),
+        f"{f'{title} cut'.strip():32}" + "".join(f"{name:>14}" for name in names),
     ]
     return "\n".join(
-        lines + [f"{m:28}" + "".join(f"{cell(f'{m} @ {key}'):>14}" for key, _, _ in columns) for m in methods]
+        lines + [f"{m:32}" + "".join(f"{cell(f'{m} @ {key}'):>14}" for key, _, _ in columns) for m in methods]
     )
 
 

@@ -10,18 +10,21 @@ import gc
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch.utils import _pytree as pytree
 
 from autoprune.core.errors import Failure, InputError
 from autoprune.graph.policy import SparsityPolicy
-from autoprune.tuning.batches import batch_size
+from autoprune.search.raceable import find_rules, order_of, run_race
+from autoprune.search.racing import Rules
+from autoprune.tuning.batches import batch_size, device_of, to_device
+from autoprune.tuning.layout import autocast, training_layout
 from autoprune.tuning.randomness import seeded
+from autoprune.tuning.reading import Samples, first_batches
 
 if TYPE_CHECKING:
     from autoprune.graph.module import TracedModule
@@ -42,11 +45,14 @@ class Evaluation:
         value: the task's quality objective, minimised; finite.
         metrics: the task's metrics on the validation split, as the user defined them.
         seconds: how long it took, building included.
+        raced_out: samples looked at when the policy was stopped as surely dominated (`autoprune.search.racing`): the
+            quality is then that on them, and the only metric; 0 where it was judged on the whole split.
     """
 
     value: float
     metrics: dict[str, float]
     seconds: float
+    raced_out: int = 0
 
 
 class Evaluator:
@@ -58,13 +64,25 @@ class Evaluator:
         threads: torch threads while it works; part of what makes results repeatable.
         seed: of torch, NumPy and Python, set anew for every policy.
         loss_samples: how many samples of the validation split the calibration loss looks at.
+        dtype: what metrics are computed in where that is safe (autocast), and convolutions in channels-last; None for
+            float32.
+
+    Attributes:
+        rules: how policies race; None, and none do, unless `allow_races` found them.
 
     Raises:
         InputError: fewer than one thread or sample.
     """
 
     def __init__(
-        self, pruner: Pruner, task: Task, *, threads: int = 1, seed: int = 0, loss_samples: int = LOSS_SAMPLES
+        self,
+        pruner: Pruner,
+        task: Task,
+        *,
+        threads: int = 1,
+        seed: int = 0,
+        loss_samples: int = LOSS_SAMPLES,
+        dtype: torch.dtype | None = None,
     ) -> None:
         if threads < 1 or loss_samples < 1:
             raise InputError(f"evaluator: expected threads and loss_samples >= 1, got {threads} and {loss_samples}.")
@@ -73,41 +91,84 @@ class Evaluator:
         self.threads = threads
         self.seed = seed
         self.loss_samples = loss_samples
-        self._read: tuple[Task, Task] | None = None
+        self.dtype = dtype
+        self.rules: Rules | None = None
+        self._read: _Read | None = None
 
-    def evaluate(self, policy: Mapping[str, int], number: int | None = None) -> Evaluation | Failure:
+    def evaluate(
+        self, policy: Mapping[str, int], number: int | None = None, rival: float | None = None
+    ) -> Evaluation | Failure:
         """The task's verdict on a policy.
 
         Args:
             policy: group id -> units to keep.
             number: the trial's, for messages.
+            rival: the quality objective of a policy that costs no more in anything else. Where there are `rules`, this
+                one is stopped as soon as it is surely worse.
 
         A policy that cannot be built or judged (an exception, not a number, out of memory) is a `Failure`.
         """
         start = time.perf_counter()
 
         def judge(model: TracedModule) -> Evaluation | Failure:
-            task, _ = self._tasks()
-            metrics = task.evaluate(model, split="validation")
-            value = task.objective(metrics)
+            read = self._validation()
+            with self._precision(model, read.task):
+                metrics, stopped = self._judged(model, read, policy, rival)
+            value = self.task.objective(metrics)
             if not math.isfinite(value):
-                return _not_finite(task.quality, value, policy, number)
-            return Evaluation(value, metrics, time.perf_counter() - start)
+                return _not_finite(self.task.quality, value, policy, number)
+            return Evaluation(value, metrics, time.perf_counter() - start, stopped)
 
         return self._guarded(judge, policy, number)
 
-    def loss(self, policy: Mapping[str, int]) -> float | Failure:
+    def loss(self, policy: Mapping[str, int], samples: int | None = None) -> float | Failure:
         """The mean loss of a policy's model on the first samples of the validation split.
 
         A task without a loss is judged by its quality objective on them.
+
+        Args:
+            policy: group id -> units to keep.
+            samples: how many, rounded up to whole batches; at most, and where None, `loss_samples`.
         """
 
         def judge(model: TracedModule) -> float | Failure:
-            _, task = self._tasks()
-            value = task.objective(task.evaluate(model)) if task.loss is None else task.mean_loss(model)
+            task = self._validation().few
+            limit = None if samples is None else -(-samples // batch_size(task.inputs_of(next(iter(task.validation)))))
+            if task.loss is None:
+                value = task.objective(task.evaluate(model, limit=limit))
+            else:
+                value = task.mean_loss(model, limit=limit)
             return value if math.isfinite(value) else _not_finite("loss", value, policy, None)
 
         return self._guarded(judge, policy, None)
+
+    def allow_races(self, policies: Sequence[Mapping[str, int]]) -> str | None:
+        """Let policies race where the task's quality metric is one to race by; the reason where it is not.
+
+        Args:
+            policies: tried in turn, until one tells.
+        """
+        batches, complete = first_batches(self.task.validation, CACHE_BYTES)
+        if not complete:
+            return f"the validation split is larger than {CACHE_BYTES >> 20} MB"
+        samples = Samples.of(batches, self.task.inputs_of) if batches else None
+        if samples is None:
+            return "its batches are more than tensors with a row a sample"
+        held = samples
+        for policy in policies:
+
+            def judge(model: TracedModule, policy: Mapping[str, int] = policy) -> Rules | str | None:
+                order = order_of(policy, self.seed, len(held))
+                with self._precision(model, self.task):
+                    return find_rules(self.task, model, held, batches, order)
+
+            found = self._guarded(judge, policy, None)
+            if isinstance(found, Rules):
+                self.rules, self._read = found, None
+                return None
+            if found is not None:
+                return str(found)
+        return f"'{self.task.metric}' is the same for every part of the split"
 
     def check_picklable(self) -> None:
         """Whether worker processes can be given this evaluator.
@@ -138,19 +199,59 @@ class Evaluator:
         gc.collect()  # the traceback held the model; memory matters most when it ran out
         return failure
 
-    def _tasks(self) -> tuple[Task, Task]:
-        """The task with its validation batches read once, where they fit in memory; and one with the first of them."""
+    def _judged(
+        self, model: TracedModule, read: _Read, policy: Mapping[str, int], rival: float | None
+    ) -> tuple[dict[str, float], int]:
+        """The metrics, and how many samples were looked at where a race was lost, else 0."""
+        quality = self.task.metric
+        known: dict[str, float] = {}
+        if rival is not None and self.rules is not None and read.samples is not None:
+            order = order_of(policy, self.seed, len(read.samples))
+            found = run_race(self.rules, self.task, model, read.samples, order, rival)
+            if found is not None and found.samples < len(read.samples):
+                return {quality: found.metric}, found.samples
+            known = {} if found is None else {quality: found.metric}
+        rest = [name for name in self.task.metrics if name not in known]
+        judged = read.task.judge(model, read.task.validation, rest) if rest else {}
+        return {name: known[name] if name in known else judged[name] for name in self.task.metrics}, 0
+
+    @contextmanager
+    def _precision(self, model: TracedModule, task: Task) -> Iterator[None]:
+        """Compute in `dtype` inside."""
+        if self.dtype is None:
+            yield
+            return
+        first = task.inputs_of(to_device(next(iter(task.validation)), device_of(model)))
+        with training_layout(model, first, self.dtype), autocast(device_of(model), self.dtype):
+            yield
+
+    def _validation(self) -> _Read:
+        """The validation split, read once where it fits in memory."""
         if self._read is None:
-            batches, complete = _first_batches(self.task, CACHE_BYTES)
-            few, samples = [], 0
+            batches, complete = first_batches(self.task.validation, CACHE_BYTES)
+            if not batches:
+                raise InputError("task: the validation loader is empty: expected at least one batch, got none.")
+            samples = Samples.of(batches, self.task.inputs_of) if complete and self.rules is not None else None
+            if samples is not None:
+                batches = samples.as_given()  # views: the samples are held once
+            few, count = [], 0
             for batch in batches:
                 few.append(batch)
-                samples += batch_size(self.task.inputs_of(batch))
-                if samples >= self.loss_samples:
+                count += batch_size(self.task.inputs_of(batch))
+                if count >= self.loss_samples:
                     break
             whole = replace(self.task, validation=batches) if complete else self.task
-            self._read = whole, replace(self.task, validation=few)
+            self._read = _Read(whole, replace(self.task, validation=few), samples)
         return self._read
+
+
+@dataclass(frozen=True, eq=False)
+class _Read:
+    """The validation split as it was read: the task on it, on its first batches, and its samples to race on."""
+
+    task: Task
+    few: Task
+    samples: Samples | None
 
 
 @contextmanager
@@ -162,21 +263,6 @@ def threads_of_torch(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _first_batches(task: Task, limit_bytes: int) -> tuple[list[Any], bool]:
-    """The first validation batches, as many as fit, and whether these are all."""
-    found: list[Any] = []
-    size = 0
-    with seeded(0, task.validation):  # as Task.evaluate seeds it: the same batches
-        for batch in task.validation:
-            size += sum(t.numel() * t.element_size() for t in pytree.tree_leaves(batch) if isinstance(t, torch.Tensor))
-            if found and size > limit_bytes:
-                return found, False
-            found.append(batch)
-    if not found:
-        raise InputError("task: the validation loader is empty: expected at least one batch, got none.")
-    return found, True
 
 
 def _name(policy: Mapping[str, int], number: int | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
@@ -90,6 +90,29 @@ class Judge:
                 found.append(violated)
         return found
 
+    def rivals(self, batch: int, proposals: Sequence[Proposal], records: Iterable[Record]) -> list[float | None]:
+        """For each checked proposal the best quality among policies that cost no more in anything else.
+
+        From batches before this one, which are finished, so that it does not matter which worker was faster. None where
+        no policy is as cheap, and for all where the task's quality is not all that evaluation tells.
+        """
+        evaluated = [o for o in self._problem.objectives if o.evaluated]
+        late = any(bound.objective.evaluated for bound in self._problem.bounds)
+        if late or [o.kind for o in evaluated] != [self._problem.task.quality]:
+            return [None] * len(proposals)
+        rows = [r.values for r in records if r.batch < batch and r.sound and r.values is not None]
+        if not rows:
+            return [None] * len(proposals)
+        place = self._names.index(evaluated[0].name)
+        table = np.array(rows)  # (n_records, n_objectives)
+        costs, quality = np.delete(table, place, axis=1), table[:, place]
+        found: list[float | None] = []
+        for proposal in proposals:
+            own = [self._costs[proposal.number][objective.name] for objective in self._told]
+            cheaper = quality[(costs <= own).all(axis=1)]
+            found.append(float(cheaper.min()) if len(cheaper) else None)
+        return found
+
     def refused(self, batch: int, proposal: Proposal, reason: dict[str, float] | Failure) -> Record:
         """The record of a policy that is not evaluated: what evaluation would tell counts as infinitely bad."""
         failure = reason if isinstance(reason, Failure) else None
@@ -118,6 +141,7 @@ class Judge:
             evaluated=True,
             metrics=dict(result.metrics),
             seconds=result.seconds,
+            raced_out=result.raced_out,
         )
 
     def told(self, record: Record) -> Told:
@@ -139,6 +163,7 @@ class Judge:
             origin=record.origin,
             seconds=record.seconds,
             evaluated=record.evaluated,
+            raced_out=record.raced_out,
             failure=record.failure,
         )
 

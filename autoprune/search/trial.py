@@ -44,6 +44,8 @@ class Trial:
         evaluated: whether it was evaluated, be it without success; not where tables already exclude it.
         seconds: that the evaluation took; 0 where there was none.
         failure: why the evaluation failed, or None.
+        raced_out: samples looked at when it was stopped as surely dominated (its quality is an estimate from them); 0
+            where it was judged on all.
     """
 
     number: int
@@ -57,3 +59,4 @@ class Trial:
     evaluated: bool
     seconds: float = field(compare=False)
     failure: Failure | None = None
+    raced_out: int = 0

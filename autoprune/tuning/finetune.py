@@ -336,7 +336,7 @@ class _Run:
 def _check(model: nn.Module, task: Task, teacher: nn.Module | None, settings: FinetuneSettings) -> None:
     if not trainable(model):
         raise InputError("fine-tuning: expected a model with parameters that require gradients, got none.")
-    if task.loss is None and (teacher is None or not settings.distill):
+    if settings.epochs and task.loss is None and (teacher is None or not settings.distill):
         raise InputError("fine-tuning: expected a loss or a teacher to distil from, got neither. Pass loss= to Task.")
     if teacher is not None:
         own = {tensor.data_ptr() for tensor in model.parameters() if tensor.numel()}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -20,7 +20,6 @@ from autoprune.tuning.batches import (
     Batches,
     Inputs,
     as_inputs,
-    batch_digest,
     batch_size,
     call,
     default_inputs,
@@ -28,16 +27,16 @@ from autoprune.tuning.batches import (
     device_of,
     to_device,
 )
+from autoprune.tuning.calibration import Calibration, read_calibration
 from autoprune.tuning.metrics import Accuracy, MeanLoss, cross_entropy
 from autoprune.tuning.randomness import seeded
+from autoprune.tuning.reading import digests, first_batches, is_random, repeats
 
 Metric = Callable[[nn.Module, Iterable[Any]], float]
 Loss = Callable[[Any, Any], torch.Tensor]
 
 SPLITS = ("train", "validation", "test", "calibration")
-CALIBRATION_EXAMPLES = 1024
-CALIBRATION_BYTES = 256 * 1024 * 1024
-FINGERPRINT_BATCHES = 2
+PINNED_BYTES = 256 * 1024 * 1024
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]*")
 _TAKEN = re.compile(
@@ -53,10 +52,12 @@ class TaskCheck:
     Attributes:
         metrics: the model's metrics on the validation split.
         notes: what is worth knowing though nothing is wrong.
+        noise: by how much each metric differed when it was asked twice; 0 for a metric that repeats.
     """
 
     metrics: dict[str, float]
     notes: tuple[str, ...]
+    noise: dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,13 +183,33 @@ class Task:
         Raises:
             InputError: a metric that raises or returns something other than a number.
         """
-        loader = self.loader(split)
+        return self.judge(model, self.loader(split), limit=limit, what=split)
+
+    def judge(
+        self,
+        model: nn.Module,
+        loader: Iterable[Any],
+        names: Collection[str] | None = None,
+        *,
+        limit: int | None = None,
+        what: str = "validation",
+    ) -> dict[str, float]:
+        """As `evaluate`, on batches of any loader, and by some metrics only.
+
+        Args:
+            model: in eval mode meanwhile.
+            loader: re-iterable of batches.
+            names: of the metrics; all where None.
+            limit: at most this many batches.
+            what: the loader's name, for messages.
+        """
         batches = Batches(loader, device_of(model), limit)
         found: dict[str, float] = {}
         with _evaluating(model):
             for name, metric in self.metrics.items():
-                with seeded(0, loader):
-                    found[name] = _number(name, metric, model, batches, split)
+                if names is None or name in names:
+                    with seeded(0, loader):
+                        found[name] = _number(name, metric, model, batches, what)
         return found
 
     def mean_loss(self, model: nn.Module, split: str = "validation", limit: int | None = None) -> float:
@@ -214,20 +235,32 @@ class Task:
         Raises:
             InputError: the loader is empty.
         """
-        loader = self.loader("calibration")
-        found: list[tuple[torch.Tensor, ...]] = []
-        examples = size = 0
-        with seeded(seed, loader):
-            for batch in islice(loader, n):
-                inputs = self.inputs_of(batch)
-                found.append(tuple(inputs.values()) if isinstance(inputs, dict) else inputs)
-                examples += batch_size(inputs)
-                size += sum(tensor.numel() * tensor.element_size() for tensor in found[-1])
-                if n is None and (examples >= CALIBRATION_EXAMPLES or size >= CALIBRATION_BYTES):
-                    break
-        if not found:
-            raise InputError("task: the calibration loader gave no batches.")
-        return found
+        return self.calibration_data(n, seed).inputs
+
+    def calibration_data(self, n: int | None = None, seed: int = 0) -> Calibration:
+        """As `calibration_batches`, with the loss on them where they are train batches, which have labels."""
+        return read_calibration(self, n, seed)
+
+    def pinned(self) -> tuple[Task, tuple[str, ...]]:
+        """The task with its judging batches fixed where the loader would give others each time; and what to say of it.
+
+        Seeded, most random loaders repeat. One that does not is read once, here, if its batches fit in 256 MB: then
+        candidates are compared on the same ones, whichever worker judges them.
+        """
+        fixed: dict[str, list[Any]] = {}
+        notes: list[str] = []
+        for split in ("validation", "test"):
+            loader: Iterable[Any] | None = getattr(self, split)
+            if loader is None or repeats(loader):
+                continue
+            found, complete = first_batches(loader, PINNED_BYTES)
+            said = f"the {split} loader gives other batches each time it is read, whatever the seed"
+            if complete:
+                fixed[split] = found
+                notes.append(f"{said}: it was read once, and all candidates are judged on these batches")
+            else:
+                notes.append(f"{said}, and they are too large to keep: candidates are judged on different batches")
+        return (replace(self, **fixed) if fixed else self), tuple(notes)
 
     def fingerprint(self) -> str:
         """A hash of each split's first batches and length and of the metrics' names: which data this is.
@@ -239,8 +272,7 @@ class Task:
             if getattr(self, split) is not None:
                 loader = self.loader(split)
                 parts[f"{split} batches"] = len(loader) if isinstance(loader, Sized) else None
-                first, again = _digests(loader, 0), _digests(loader, 0)
-                parts[split] = first if first == again else _digests(loader, 0, contents=False)
+                parts[split] = digests(loader, 0, contents=repeats(loader))
         return digest(canonical_json(parts))
 
     def check(self, model: nn.Module, limit: int | None = None) -> TaskCheck:
@@ -258,13 +290,14 @@ class Task:
         for split in SPLITS:
             if getattr(self, split) is not None:
                 self._check_split(model, split)
-                if split in ("validation", "test") and is_random(self.loader(split)):
+                if split in ("validation", "test") and is_random(self.loader(split)) and repeats(self.loader(split)):
                     notes.append(
                         f"the {split} loader shuffles or augments: it is seeded to give the same batches each time"
                     )
         metrics = self.evaluate(model, "validation", limit)
         self._check_again("validation")
-        for name, value in metrics.items():
+        again = self.evaluate(model, "validation", limit)
+        for name, value in (*metrics.items(), *again.items()):
             if not math.isfinite(value):
                 raise InputError(f"metric '{name}': expected a finite number on the dense model, got {value}.")
         if self.judges_classes and not 0.0 <= metrics["accuracy"] <= 1.0:
@@ -272,7 +305,24 @@ class Task:
                 f"metric 'accuracy': expected a share from 0 to 1, got {metrics['accuracy']:.6g}. "
                 "Return a share, or give the metric another name."
             )
-        return TaskCheck(metrics, tuple(notes))
+        noise = {name: abs(again[name] - value) for name, value in metrics.items()}
+        notes += [_noise_note(name, metrics[name], again[name]) for name, gap in noise.items() if gap > 0.0]
+        return TaskCheck(metrics, (*notes, *self._size_notes(metrics)), noise)
+
+    def _size_notes(self, metrics: Mapping[str, float]) -> tuple[str, ...]:
+        """What a validation split of a single batch says of what it tells apart."""
+        with seeded(0, self.validation):
+            few = list(islice(self.validation, 2))
+        if len(few) > 1:
+            return ()
+        samples = batch_size(self.inputs_of(few[0]))
+        said = f"the validation split is one batch of {samples} samples"
+        if not self.judges_classes:
+            return (said,)
+        share = metrics["accuracy"]
+        return (
+            f"{said}: an accuracy of {share:.3g} is known to +-{math.sqrt(share * (1 - share) / samples):.2g} by it",
+        )
 
     def _check_again(self, split: str) -> None:
         """Refuse a loader that goes on where it stopped, or that has nothing more to give."""
@@ -300,11 +350,6 @@ class Task:
                 ) from error
             if split == "train" and self.loss is not None:
                 _check_loss(self.loss, outputs, batch)
-
-
-def is_random(loader: Iterable[Any]) -> bool:
-    """Whether a loader's first batches depend on the seed: it shuffles or augments."""
-    return _digests(loader, 0) != _digests(loader, 1)
 
 
 def _items(metrics: object) -> list[tuple[str, Any]]:
@@ -358,11 +403,6 @@ def _first(loader: Iterable[Any], split: str) -> Any | None:
         raise InputError(f"task: the {split} loader raised at its first batch: {_reason(error)}.") from error
 
 
-def _digests(loader: Iterable[Any], seed: int, contents: bool = True) -> list[str]:
-    with seeded(seed, loader):
-        return [batch_digest(batch, contents) for batch in islice(loader, FINGERPRINT_BATCHES)]
-
-
 def _number(name: str, metric: Metric, model: nn.Module, batches: Batches, split: str) -> float:
     try:
         value: Any = metric(model, batches)
@@ -379,6 +419,13 @@ def _reason(error: Exception) -> str:
         return str(error).rstrip(".")
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first}".rstrip(": .")
+
+
+def _noise_note(name: str, first: float, second: float) -> str:
+    return (
+        f"metric '{name}' is not the same twice on the dense model ({first:.6g}, then {second:.6g}): differences "
+        f"between candidates of up to {abs(second - first):.2g} say nothing"
+    )
 
 
 @contextmanager
