@@ -1,0 +1,304 @@
+"""The methods of the front benchmark: ours with parts of it switched off, and what a user would run instead."""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import optuna
+
+from autoprune.core.errors import unknown_name
+from autoprune.graph import TracedModule
+from autoprune.pipeline.explore import explore, measured_damage
+from autoprune.pipeline.problem import Problem, SearchSettings
+from autoprune.search.damage import rank_correlation
+from autoprune.search.evaluation import Evaluator
+from autoprune.search.executors import Executor, ExecutorSettings, open_executor
+from autoprune.search.samplers import SAMPLERS
+from autoprune.search.study import StudySettings, Trial, run_search
+from benchmarks.front_bench import Bench, Evaluated, Ledger, Outcome, Recipe, Subject
+from benchmarks.front_halp import Halp
+from benchmarks.front_peers import TorchPruning
+
+PLAIN, NORMS = Recipe("l2"), Recipe("l2", recalibrate=True)
+OURS = Recipe("obs", compensate=True, recalibrate=True)
+
+
+class Method(Protocol):
+    """Finds policies for a bench within a budget of evaluations."""
+
+    def applies(self, subject: Subject) -> bool:
+        """Whether there is anything that sets it apart on this subject."""
+        ...
+
+    def run(self, bench: Bench, seed: int, budget: int, folder: Path) -> Outcome:
+        """Search; `folder` is empty and its own."""
+        ...
+
+    def module(self, bench: Bench, seed: int, evaluated: Evaluated) -> TracedModule:
+        """The model of something it evaluated, made again."""
+        ...
+
+
+@dataclass(frozen=True)
+class OptunaSearch:
+    """Optuna as its documentation shows it: one integer a group, two directions, the sampler's own settings.
+
+    Attributes:
+        sampler: from a seed.
+        recipe: how policies become models.
+    """
+
+    sampler: Callable[[int], optuna.samplers.BaseSampler]
+    recipe: Recipe
+
+    def applies(self, subject: Subject) -> bool:
+        """See `Method`."""
+        return _applies(self.recipe, PLAIN, subject)
+
+    def run(self, bench: Bench, seed: int, budget: int, folder: Path) -> Outcome:
+        """See `Method`."""
+        start = time.perf_counter()
+        pruner, ledger, space = bench.pruner(self.recipe, seed), Ledger(bench), bench.space
+        setup_s = time.perf_counter() - start
+
+        def objective(trial: optuna.Trial) -> tuple[float, float]:
+            levels = [trial.suggest_int(v.name, 0, len(v.widths) - 1) for v in space.variables]
+            policy = space.policy(space.canonical(levels))
+            found = ledger.judge(policy, lambda: pruner.build(policy))
+            if found.error is None:
+                raise optuna.TrialPruned(found.failure)
+            return found.error, found.latency_us
+
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study = optuna.create_study(directions=["minimize", "minimize"], sampler=self.sampler(seed))
+            study.optimize(objective, n_trials=budget)
+        return Outcome(tuple(ledger.evaluated), setup_s)
+
+    def module(self, bench: Bench, seed: int, evaluated: Evaluated) -> TracedModule:
+        """See `Method`."""
+        return bench.pruner(self.recipe, seed).build(evaluated.policy)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Every group cut by the same share.
+
+    Attributes:
+        recipe: how policies become models.
+        steps: shares tried, evenly from none to the narrowest; those that come to the same widths count once.
+    """
+
+    recipe: Recipe
+    steps: int = 200
+
+    def applies(self, subject: Subject) -> bool:
+        """See `Method`."""
+        return _applies(self.recipe, Recipe("l1"), subject)
+
+    def run(self, bench: Bench, seed: int, budget: int, folder: Path) -> Outcome:
+        """See `Method`."""
+        start = time.perf_counter()
+        pruner, ledger = bench.pruner(self.recipe, seed), Ledger(bench)
+        setup_s = time.perf_counter() - start
+        for ratio in np.linspace(0.0, 1.0, self.steps + 1)[1:]:
+            policy = bench.space.policy(bench.space.uniform(float(ratio)))
+            if len(ledger.evaluated) < budget and not ledger.knows(policy):
+                ledger.judge(policy, partial(pruner.build, policy), {"ratio": float(ratio)})
+        return Outcome(tuple(ledger.evaluated), setup_s)
+
+    def module(self, bench: Bench, seed: int, evaluated: Evaluated) -> TracedModule:
+        """See `Method`."""
+        return bench.pruner(self.recipe, seed).build(evaluated.policy)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """The package as a user runs it, or with a part of it switched off.
+
+    Attributes:
+        recipe: how policies become models.
+        seeds: measure damage curves and start from what they predict.
+        settings: of `SearchSettings`, where they are not its defaults.
+    """
+
+    recipe: Recipe = OURS
+    seeds: bool = True
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def applies(self, subject: Subject) -> bool:
+        """See `Method`."""
+        return self.recipe.recalibrate or subject.has_norms
+
+    def run(self, bench: Bench, seed: int, budget: int, folder: Path) -> Outcome:
+        """See `Method`. Damage curves count by the samples that they look at, and leave that much less for trials."""
+        settings = SearchSettings(
+            trials=budget, seed=seed, executor=ExecutorSettings(threads=bench.threads), measure=False, **self.settings
+        )
+        problem, start = replace(bench.problem, run=folder), time.perf_counter()
+        clock = _Clock(bench, bench.samples(self.recipe))
+        evaluator = Evaluator(bench.pruner(self.recipe, seed), bench.task, threads=bench.threads, seed=seed)
+        setup_s = time.perf_counter() - start
+        figures: dict[str, float] = {}
+        with open_executor(evaluator, settings.executor) as executor:
+            if self.seeds:
+                curves = measured_damage(problem, settings, executor, clock)
+                figures["damage curves, evaluations"] = clock.spent
+                figures["damage curves, s"] = time.perf_counter() - start - setup_s
+                trials = _within(
+                    budget, clock, settings, lambda wanted: explore(problem, wanted, executor, curves, clock)
+                )
+                figures["damage, rank correlation"] = rank_correlation(
+                    curves.predict([trial.choice for trial in trials]),
+                    [trial.objectives.get(bench.task.quality, math.nan) for trial in trials],
+                )
+            else:
+                trials = _within(budget, clock, settings, lambda wanted: _unseeded(problem, wanted, executor, clock))
+        figures["search, s"] = time.perf_counter() - start - setup_s
+        figures["evaluating trials, s"] = sum(trial.seconds for trial in trials)
+        return Outcome(_in_order(trials, clock.at, budget, bench), setup_s, figures)
+
+    def module(self, bench: Bench, seed: int, evaluated: Evaluated) -> TracedModule:
+        """See `Method`."""
+        return bench.pruner(self.recipe, seed).build(evaluated.policy)
+
+
+class _Clock:
+    """Evaluations spent since it was made, in samples looked at; listens to a search's progress.
+
+    Attributes:
+        at: what was spent when each trial was finished.
+    """
+
+    def __init__(self, bench: Bench, samples: int) -> None:
+        self._meter, self._samples, self._begun = bench.meter, samples, bench.meter.samples
+        self.at: list[float] = []
+
+    @property
+    def spent(self) -> float:
+        return (self._meter.samples - self._begun) / self._samples
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        while what == "search policies" and len(self.at) < done:
+            self.at.append(self.spent)
+
+
+def _within(
+    budget: int, clock: _Clock, settings: SearchSettings, search: Callable[[SearchSettings], tuple[Trial, ...]]
+) -> tuple[Trial, ...]:
+    """Search, and go on with more trials where some took less than an evaluation, until the budget is spent."""
+    before = clock.spent
+    trials = search(replace(settings, trials=max(1, math.floor(budget - before))))
+    while True:
+        done = len(clock.at)
+        more = math.floor((budget - clock.spent) / ((clock.spent - before) / done)) if done else 0
+        if more < 1:
+            return trials
+        trials = search(replace(settings, trials=done + more))
+        if len(clock.at) == done:  # there is nothing else to try
+            return trials
+
+
+def _unseeded(problem: Problem, settings: SearchSettings, executor: Executor, clock: _Clock) -> tuple[Trial, ...]:
+    wanted = StudySettings(trials=settings.trials, sampler=settings.sampler, seed=settings.seed)
+    return run_search(
+        problem,
+        executor,
+        wanted,
+        folder=problem.run,
+        progress=lambda found: clock("search policies", found.done, found.trials),
+    )
+
+
+def _in_order(trials: tuple[Trial, ...], spent: list[float], budget: int, bench: Bench) -> tuple[Evaluated, ...]:
+    quality = bench.task.quality
+    evaluated = sorted((trial for trial in trials if trial.evaluated), key=lambda trial: trial.number)
+    return tuple(
+        Evaluated(
+            trial.objectives.get(quality),
+            trial.objectives["latency_p50"],
+            used,
+            trial.seconds,
+            dict(trial.policy),
+            {"origin": trial.origin},
+            str(trial.failure or ""),
+        )
+        for trial, used in zip(evaluated, spent, strict=True)
+        if used <= budget + 1e-9
+    )
+
+
+def _applies(recipe: Recipe, plain: Recipe, subject: Subject) -> bool:
+    """Without batch norms, re-estimating them changes nothing."""
+    return subject.has_norms or recipe != replace(plain, recalibrate=True)
+
+
+def _nsga2(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.NSGAIISampler(seed=seed)
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _random(seed: int) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=seed)
+
+
+_SAMPLERS = {"nsga2": _nsga2, "tpe": _tpe, "random": _random}
+_IMPORTANCES = ("group-norm", "taylor", "bn-scale")
+OURS_METHODS: dict[str, Method] = {"ours": Ours()}
+PEERS: dict[str, Method] = {
+    **{f"optuna-{name}": OptunaSearch(make, PLAIN) for name, make in _SAMPLERS.items()},
+    **{f"optuna-{name}-bn": OptunaSearch(make, NORMS) for name, make in _SAMPLERS.items()},
+    "ladder": Ladder(Recipe("l1")),
+    "ladder-bn": Ladder(Recipe("l1", recalibrate=True)),
+    "halp": Halp(recalibrate=False),
+    "halp-bn": Halp(recalibrate=True),
+    **{
+        f"tp-{importance}-{'global' if everywhere else 'local'}{'-bn' if norms else ''}": TorchPruning(
+            importance, everywhere, norms
+        )
+        for importance in _IMPORTANCES
+        for everywhere in (False, True)
+        for norms in (False, True)
+    },
+}
+"""What a user would otherwise run; `-bn`: with our re-estimation of batch norms."""
+HYBRIDS: dict[str, Method] = {"optuna-nsga2-obs": OptunaSearch(_nsga2, OURS), "ladder-obs": Ladder(OURS)}
+"""Their search on our evaluator: shows what wins, and is no peer."""
+ABLATIONS: dict[str, Method] = {
+    "ours-seeds-off": Ours(seeds=False),
+    "ours-compensation-off": Ours(replace(OURS, compensate=False)),
+    "ours-recalibration-off": Ours(replace(OURS, recalibrate=False)),
+    **{
+        f"ours-{name}": Ours(settings={"sampler": name})
+        for name in SAMPLERS.names()
+        if name != SearchSettings().sampler
+    },
+}
+METHODS: dict[str, Method] = {**OURS_METHODS, **PEERS, **HYBRIDS, **ABLATIONS}
+SETS = {"ours": OURS_METHODS, "peers": PEERS, "hybrids": HYBRIDS, "ablations": ABLATIONS, "all": METHODS}
+
+
+def chosen(names: list[str]) -> dict[str, Method]:
+    """The methods of some names, or of names of sets: ours, peers, hybrids, ablations, all.
+
+    Raises:
+        InputError: an unknown name; lists the known ones.
+    """
+    found: dict[str, Method] = {}
+    for name in names:
+        if name not in METHODS and name not in SETS:
+            raise unknown_name("method", name, [*METHODS, *SETS])
+        found |= SETS.get(name) or {name: METHODS[name]}
+    return found
