@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -31,13 +31,14 @@ STUDY_NAME = "autoprune"
 _LOCK_GRACE_S = 5  # for a lock on the journal left by somebody who was killed (the dashboard writes there too)
 
 
-def open_study(folder: Path, objectives: tuple[str, ...], url: str | None) -> optuna.Study:
+def open_study(folder: Path, objectives: tuple[str, ...], url: str | None, closing: ExitStack) -> optuna.Study:
     """The run's study, made where there is none. Only to be called under the folder's lock.
 
     Args:
         folder: of the run.
         objectives: names; all are minimised.
         url: of a database (`postgresql://...`, `sqlite:///...`); the journal in the folder where None.
+        closing: gets what ends its connections.
 
     Raises:
         InputError: what is stored is no study of this run, the database cannot be reached or its driver is missing,
@@ -46,7 +47,9 @@ def open_study(folder: Path, objectives: tuple[str, ...], url: str | None) -> op
     _check_began_with(folder, url)
     what = shown(url) if url else str(folder / JOURNAL)
     try:
-        study = _database_study(folder, objectives, url) if url else _journal_study(folder / JOURNAL, objectives)
+        study = (
+            _database_study(folder, objectives, url, closing) if url else _journal_study(folder / JOURNAL, objectives)
+        )
         if study.metric_names is None:
             study.set_metric_names(list(objectives))
     except InputError:
@@ -143,9 +146,11 @@ def _place(folder: Path) -> tuple[str, str]:
     return study, url
 
 
-def _database_study(folder: Path, objectives: tuple[str, ...], url: str) -> optuna.Study:
+def _database_study(folder: Path, objectives: tuple[str, ...], url: str, closing: ExitStack) -> optuna.Study:
     """The study that `storage.json` names; a new one, which it names from now on, where there is no such file."""
     storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    closing.callback(storage.engine.dispose)
+    closing.callback(storage.remove_session)
     if (folder / PLACE).is_file():
         name, place = _place(folder)
         if name not in optuna.get_all_study_names(storage):
@@ -161,9 +166,7 @@ def _database_study(folder: Path, objectives: tuple[str, ...], url: str) -> optu
 
 
 def _new_study(storage: BaseStorage, name: str, objectives: tuple[str, ...]) -> optuna.Study:
-    return optuna.create_study(
-        storage=storage, study_name=name, directions=[StudyDirection.MINIMIZE] * len(objectives)
-    )
+    return optuna.create_study(storage=storage, study_name=name, directions=[StudyDirection.MINIMIZE] * len(objectives))
 
 
 # ----------------------------------------------------------------------- the journal

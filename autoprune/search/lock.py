@@ -59,7 +59,7 @@ class FolderLock:
         self.release()
 
     def tidy(self) -> None:
-        """Remove what writers that were killed left beside files that they were about to replace (`files.replacing`)."""
+        """Remove what writers that were killed left beside the files that they were to replace (`files.replacing`)."""
         for depth in ("", "*/", "*/*/"):
             for path in self._folder.glob(f"{depth}.*"):
                 if _LEFTOVER.fullmatch(path.name) and path.is_file() and not path.is_symlink():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast, get_args
@@ -31,7 +32,7 @@ class Record:
         choice: levels.
         values: objectives in order, inf for what was not evaluated since the trial is infeasible; None where it failed.
         violations: by constraint.
-        origin, evaluated, metrics, seconds, failure: as in `Trial`.
+        origin, evaluated, metrics, seconds, failure, raced_out: as in `Trial`.
     """
 
     number: int
@@ -44,6 +45,13 @@ class Record:
     metrics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Failure | None = None
+    raced_out: int = 0
+
+    @property
+    def sound(self) -> bool:
+        """Whether its quality is known and it meets all constraints."""
+        known = self.evaluated and self.failure is None and not self.raced_out
+        return known and all(value <= 0.0 for value in self.violations.values())
 
 
 class TrialStorage:
@@ -77,10 +85,12 @@ class TrialStorage:
         self._distributions: dict[str, BaseDistribution] = {
             name: IntDistribution(0, count - 1) for name, count in zip(names, levels, strict=True)
         }
-        self._lock = FolderLock(folder) if lock is None else None
+        self._closing = ExitStack()
         try:
+            if lock is None:
+                self._closing.enter_context(FolderLock(folder))
             with quiet():
-                self.study = open_study(folder, objectives, url)
+                self.study = open_study(folder, objectives, url, self._closing)
         except BaseException:
             self.close()
             raise
@@ -92,17 +102,16 @@ class TrialStorage:
         self.close()
 
     def close(self) -> None:
-        """Let other processes in."""
-        if self._lock is not None:
-            self._lock.release()
+        """End connections, and let other processes in."""
+        self._closing.close()
 
     def settings(self, wanted: Mapping[str, Any]) -> dict[str, Any]:
         """What the run was started with; `wanted` when it starts now."""
-        found = self.study.user_attrs.get(_SETTINGS_KEY)
-        if found is None:
-            with writing(self._url):
+        with writing(self._url):
+            found = self.study.user_attrs.get(_SETTINGS_KEY)
+            if found is None:
                 self.study.set_user_attr(_SETTINGS_KEY, dict(wanted))
-            return dict(wanted)
+                return dict(wanted)
         if not isinstance(found, dict):
             raise InputError(f"run storage: expected settings, got {type(found).__name__}. It is no run of autoprune.")
         return found
@@ -122,6 +131,8 @@ class TrialStorage:
         }
         if record.failure is not None:
             attributes["failure"] = [record.failure.kind, record.failure.message, record.failure.hint]
+        if record.raced_out:
+            attributes["raced_out"] = record.raced_out
         trial = optuna.trial.create_trial(
             state=TrialState.FAIL if record.values is None else TrialState.COMPLETE,
             values=record.values,
@@ -161,6 +172,7 @@ class TrialStorage:
                 metrics={str(name): float(value) for name, value in attributes["metrics"].items()},
                 seconds=float(attributes["seconds"]),
                 failure=failure,
+                raced_out=int(attributes.get("raced_out", 0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import multiprocessing
 import os
 import signal
 import time
@@ -55,6 +56,25 @@ class Bench:
             os.kill(os.getpid(), signal.SIGKILL)
         return name
 
+    def hold(self, size: int, seconds: float) -> int:
+        """A job that holds memory for a while."""
+        held = bytearray(size)
+        for place in range(0, size, 4096):
+            held[place] = 1
+        time.sleep(seconds)
+        return len(held)
+
+    def stop(self) -> None:
+        """A job whose worker hangs: not even its threads run."""
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def child(self) -> int:
+        """A job that starts a process, as data loaders do."""
+        process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(0.0,))
+        process.start()
+        process.join()
+        return int(process.exitcode or 0)
+
     def unpicklable(self) -> Any:
         """A result that cannot be sent back."""
         return lambda: None
@@ -82,6 +102,7 @@ class Judgement:
     value: float
     metrics: dict[str, float]
     seconds: float
+    raced_out: int = 0
 
 
 @dataclass(frozen=True)

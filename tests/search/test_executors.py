@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
-from autoprune.search.executors import Executor, ExecutorSettings, Job, open_executor
+from autoprune.search.executors import Executor, ExecutorSettings, Job, open_executor, worker
 from tests.search.jobs import Bench, TorchBench
 
 ELSEWHERE = ["processes", pytest.param("ray", marks=pytest.mark.ray)]
@@ -125,12 +125,103 @@ def test_threads_are_fixed(kind: str, request: pytest.FixtureRequest) -> None:
         torch.set_num_threads(before)
 
 
-def test_an_overdue_job_is_a_failure(tmp_path: Path) -> None:
-    with open_executor(Bench(tmp_path), ExecutorSettings("local", workers=2, timeout_s=0.5)) as executor:
-        got = answers(executor, Job(0, Bench.nap, (60.0,)), Job(1, Bench.square, (2,)))
-    assert got[1] == 4
-    assert isinstance(got[0], Failure)
-    assert "no answer within 0.5 s" in got[0].message
+LIMITED = [
+    pytest.param("local", id="processes"),
+    pytest.param("ray", marks=pytest.mark.ray),
+]
+
+
+@pytest.mark.parametrize("kind", LIMITED)
+class TestLimits:
+    """One worker suffices: what has a limit runs in a process of its own."""
+
+    @pytest.fixture(autouse=True)
+    def _ray(self, kind: str, request: pytest.FixtureRequest) -> None:
+        if kind == "ray":
+            request.getfixturevalue("local_ray")
+
+    def test_an_overdue_job_is_a_failure(self, kind: str) -> None:
+        with open_executor(Bench(), ExecutorSettings(kind, workers=1, timeout_s=1.0)) as executor:
+            got = answers(executor, Job(0, Bench.nap, (60.0,)), Job(1, Bench.square, (2,)))
+        assert got[1] == 4
+        assert isinstance(got[0], Failure)
+        assert got[0].kind == "overdue"
+        assert "no answer within 1 s; tried 2 times" in got[0].message
+        assert "timeout" in got[0].hint
+
+    def test_jobs_that_have_no_limit(self, kind: str) -> None:
+        with open_executor(Bench(), ExecutorSettings(kind, workers=1, timeout_s=0.5)) as executor:
+            assert answers(executor, Job(0, Bench.nap, (1.5,), timed=False)) == {0: 1.5}
+
+    def test_a_job_that_holds_too_much_memory(self, kind: str) -> None:
+        settings = ExecutorSettings(kind, workers=1, memory_bytes=400_000_000)
+        with open_executor(Bench(), settings) as executor:
+            got = answers(
+                executor,
+                Job(0, Bench.hold, (600_000_000, 60.0)),
+                Job(1, Bench.hold, (1_000_000, 0.1)),
+                Job(2, Bench.fail, ("as ever",)),
+            )
+        assert got[1] == 1_000_000
+        assert (got[2].kind, got[2].message) == ("ValueError", "as ever")
+        assert isinstance(got[0], Failure)
+        assert got[0].kind == "out of memory"
+        assert "400 MB are allowed; tried 2 times" in got[0].message
+        assert "executor: {memory: ...}" in got[0].hint
+
+    def test_a_worker_that_dies_under_a_limit(self, kind: str, tmp_path: Path) -> None:
+        settings = ExecutorSettings(kind, workers=1, memory_bytes=2_000_000_000)
+        with open_executor(Bench(tmp_path), settings) as executor:
+            assert answers(executor, Job(0, Bench.die, ("once", 1))) == {0: "once"}
+
+
+def test_a_worker_that_is_stopped_is_overdue() -> None:
+    """It hangs as a whole, so that it could not even say so."""
+    with open_executor(Bench(), ExecutorSettings("local", workers=1, timeout_s=0.5)) as executor:
+        got = answers(executor, Job(0, Bench.stop), Job(1, Bench.square, (3,)))
+    assert got[1] == 9
+    assert got[0].kind == "overdue"
+
+
+def test_jobs_may_start_processes() -> None:
+    """As data loaders with workers do."""
+    with open_executor(Bench(), SETTINGS["processes"]) as executor:
+        assert answers(executor, Job(0, Bench.child)) == {0: 0}
+
+
+class Slow:
+    """Takes long to unpickle."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        time.sleep(60.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"x": 1}
+
+
+def test_workers_that_never_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "START_TIMEOUT_S", 0.3)
+    executor = open_executor(Slow(), ExecutorSettings("local", workers=2))
+    with executor, pytest.raises(AutopruneError, match=r"do not start: not started within 0\.3 s, 3 times in a row"):
+        answers(executor, Job(0, Bench.square, (1,)))
+
+
+FORGETFUL = """
+from tests.search.jobs import Bench
+from autoprune.search.executors import ExecutorSettings, Job, open_executor
+if __name__ == "__main__":
+    executor = open_executor(Bench(), ExecutorSettings("local", workers=2))
+    print(list(executor.run([Job(0, Bench.square, (3,))])), flush=True)
+"""
+
+
+def test_an_executor_that_nobody_closes_ends_with_the_program(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(FORGETFUL)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "[(0, 9)]\n", "")
 
 
 def test_a_result_that_cannot_be_sent() -> None:
@@ -182,6 +273,7 @@ def test_a_context_that_does_not_load_is_named() -> None:
         ({"threads": 0}, "threads >= 1"),
         ({"gpus_per_worker": -1.0}, "gpus_per_worker >= 0"),
         ({"timeout_s": 0.0}, "timeout_s above 0"),
+        ({"memory_bytes": 0}, "memory_bytes above 0"),
     ],
 )
 def test_settings_are_checked(change: dict[str, Any], message: str) -> None:
@@ -268,12 +360,3 @@ def test_a_context_that_does_not_load_on_ray_is_named(local_ray: Executor) -> No
     executor = open_executor(Broken(), ExecutorSettings("ray", workers=1))
     with executor, pytest.raises(AutopruneError, match="elsewhere"):
         answers(executor, Job(0, Bench.square, (3,)))
-
-
-@pytest.mark.ray
-def test_an_overdue_job_on_ray_is_a_failure(local_ray: Executor) -> None:
-    with open_executor(Bench(), ExecutorSettings("ray", workers=1, timeout_s=1.0)) as executor:
-        got = answers(executor, Job(0, Bench.nap, (60.0,)), Job(1, Bench.square, (2,)))
-    assert got[1] == 4
-    assert isinstance(got[0], Failure)
-    assert "no answer within 1 s" in got[0].message

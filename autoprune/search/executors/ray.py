@@ -43,9 +43,15 @@ class Actor:
 
     def __init__(self) -> None:
         self._loaded: tuple[Any] | None = None
+        self._spent = False
 
     def ready(self, boxed: tuple[Any], threads: int) -> Failure | None:
-        """Build the context, once a process; a `Failure` where it cannot be built."""
+        """Build the context, once a process; a `Failure` where it cannot be built.
+
+        A process that has to go leaves here, and Ray calls the next one.
+        """
+        if self._spent:
+            os._exit(1)
         if self._loaded is None:
             try:
                 self._loaded = (ray.get(boxed[0]),)
@@ -59,7 +65,9 @@ class Actor:
         failure = self.ready(boxed, threads)
         if failure is not None or self._loaded is None:
             return failure
-        return perform_within(self._loaded[0], job, memory_bytes)
+        result = perform_within(self._loaded[0], job, memory_bytes)
+        self._spent = isinstance(result, Outgrown)
+        return result
 
 
 @dataclass(eq=False)
@@ -152,7 +160,7 @@ class RayExecutor(Pool[Handle]):
             self._revive(handle, error)
             return None if assignment is None else feed.lost(assignment, died(_first_line(error)))
         if assignment is not None and isinstance(result, Outgrown):
-            self._drop(handle)
+            handle.waits_for = self._ping(handle.actor)
             return feed.lost(assignment, result.failure)
         if assignment is None and isinstance(result, Failure):
             raise AutopruneError(

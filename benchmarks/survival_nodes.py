@@ -1,0 +1,138 @@
+"""Ray's cluster of several nodes on this machine: nodes removed and added during a search and during fine-tuning."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from autoprune.search.executors import ExecutorSettings, open_executor
+from autoprune.search.study import Progress
+from benchmarks.survival_part import Finding, Options, checks, evaluated, problem, searched
+
+NAP_S = 0.1
+
+
+class Nodes:
+    """A cluster whose first node only carries the driver, so that all others can go.
+
+    Args:
+        count: of further nodes.
+        cpus: of each.
+    """
+
+    def __init__(self, count: int, cpus: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        self._cpus = cpus
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._nodes: list[Any] = []
+        for _ in range(count):
+            self.add()
+
+    @property
+    def address(self) -> str:
+        """For `ray.init`."""
+        return str(self._cluster.address)
+
+    def add(self) -> None:
+        """One more node."""
+        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus))
+
+    def remove(self) -> None:
+        """Kill the oldest node with all its processes, as a machine that is switched off."""
+        self._cluster.remove_node(self._nodes.pop(0), allow_graceful=False)
+
+    def close(self) -> None:
+        """Stop them all."""
+        self._cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def cluster(count: int, cpus: int) -> Iterator[Nodes]:
+    """A cluster, stopped in the end."""
+    nodes = Nodes(count, cpus)
+    try:
+        yield nodes
+    finally:
+        import ray
+
+        ray.shutdown()
+        nodes.close()
+
+
+def nodes(options: Options) -> list[Finding]:
+    """Nodes come and go during a search, then during fine-tuning."""
+    return [*searching(options), *finetuning(options)]
+
+
+def searching(options: Options) -> list[Finding]:
+    """Six workers on three nodes; one is removed at a tenth of the trials, one added at two tenths, and so on."""
+    part, trials = "nodes, search", 40 + 6 * options.kills
+    log = options.folder / "nodes.log"
+    expected = searched(problem(), options.folder / "nodes-expected", trials)
+    given = problem(log, NAP_S)
+    changes = 0
+    with cluster(3, 2) as running:
+
+        def change(progress: Progress) -> None:
+            nonlocal changes
+            if progress.done >= trials * (changes + 1) / 10 and changes < 8:
+                (running.add if changes % 2 else running.remove)()
+                changes += 1
+
+        settings = ExecutorSettings("ray", workers=6, address=running.address)
+        with open_executor(given.evaluator, settings) as executor:
+            found = searched(given, options.folder / "nodes", trials, executor, change)
+    in_hand = 2 * (changes + 1) // 2  # a node has two workers
+    return [Finding(part, "nodes removed and added", changes), *checks(part, found, expected, evaluated(log), in_hand)]
+
+
+def finetuning(options: Options) -> list[Finding]:
+    """A whole run on two nodes, of which the one that has written a checkpoint is lost, and another comes."""
+    from benchmarks.survival_driver import run
+
+    part, changes = "nodes, fine-tuning", {"finetune": {"members": 3, "epochs": 12}}
+    expected = run(options.folder / "finetune-expected", {"kind": "local", "workers": 1}, **changes)
+    folder = options.folder / "finetune"
+    with cluster(2, 1) as running:
+        lost = _once_there(folder / "tuned", running)
+        found = run(folder, {"kind": "ray", "workers": 2, "address": running.address}, **changes)
+        removed = lost()
+    same = (found.run / "front.csv").read_bytes() == (expected.run / "front.csv").read_bytes()
+    return [
+        Finding(part, "node removed and another added, with a checkpoint there", "yes" if removed else "NO", "yes",
+                removed),
+        Finding(part, "front.csv as without, byte by byte", "yes" if same else "NO", "yes", same),
+        Finding(part, "checkpoints left", len(list(folder.glob("tuned/*.checkpoint"))), "0",
+                not list(folder.glob("tuned/*.checkpoint"))),
+    ]  # fmt: skip
+
+
+def _once_there(folder: Path, running: Nodes) -> Callable[[], bool]:
+    """Watch for the first checkpoint, then take a node away and add one; whether that happened, when called."""
+    done, changed = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            if list(folder.glob("*.checkpoint")):
+                running.remove()
+                running.add()
+                changed.set()
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+
+    def ended() -> bool:
+        done.set()
+        thread.join()
+        return changed.is_set()
+
+    return ended
