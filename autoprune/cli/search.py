@@ -39,6 +39,8 @@ def show_front(front: Front, as_json: bool) -> None:
         emit_json({"run": str(front.run), "members": list(front.rows)})
     else:
         show_rows(counted(len(front), "member"), front.rows, columns(front.rows, front.record.metrics))
+    for sentence in front.record.notes:
+        note(f"note: {sentence}")
     note(f"report: {front.run / 'report.html'}")
     note(f"next: autoprune select {shlex.quote(str(front.run))}{_example(front)}")
 
