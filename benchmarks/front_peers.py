@@ -30,7 +30,7 @@ from autoprune.tuning.batches import call, main_output
 from benchmarks.coverage_text import first_line
 from benchmarks.front_bench import Bench, Evaluated, Ledger, Outcome, Subject
 
-RATIOS = 40  # at each rounding
+RATIOS = 40  # at each rounding, where the budget allows
 TOLERANCE = 1e-3  # largest difference of outputs, as a share of the largest output
 
 
@@ -59,7 +59,8 @@ class TorchPruning:
         ledger = Ledger(bench)
         setup_s = time.perf_counter() - start
         refused = 0
-        for ratio in np.linspace(0.0, 1.0, RATIOS + 2)[1:-1]:
+        count = max(1, min(RATIOS, budget // len(roundings(bench))))
+        for ratio in np.linspace(0.0, 1.0, count + 2)[1:-1]:
             for rounding in roundings(bench):
                 if len(ledger.evaluated) == budget:
                     break
