@@ -153,13 +153,13 @@ class Evaluated:
     """One quality evaluation of a method, in the order they were made.
 
     Attributes:
-        error: on the validation split; None where it failed.
+        error: on the whole validation split; None where it failed, or was stopped early as surely dominated.
         latency_us: predicted p50.
         spent: evaluations up to here, this one included; a pass over fewer samples counts as its share.
         seconds: that it took; 0 where the method does not say.
         policy: widths.
         setting: what else the model is made of again by, of sweeps.
-        failure: why it failed.
+        failure: why it failed or was stopped.
     """
 
     error: float | None

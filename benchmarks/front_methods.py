@@ -16,10 +16,10 @@ import optuna
 
 from autoprune.core.errors import unknown_name
 from autoprune.graph import TracedModule
+from autoprune.pipeline.evaluator import make_evaluator
 from autoprune.pipeline.explore import explore, measured_damage
 from autoprune.pipeline.problem import Problem, SearchSettings
 from autoprune.search.damage import rank_correlation
-from autoprune.search.evaluation import Evaluator
 from autoprune.search.executors import Executor, ExecutorSettings, open_executor
 from autoprune.search.samplers import SAMPLERS
 from autoprune.search.study import StudySettings, Trial, run_search
@@ -146,7 +146,8 @@ class Ours:
         )
         problem, start = replace(bench.problem, run=folder), time.perf_counter()
         clock = _Clock(bench, bench.samples(self.recipe))
-        evaluator = Evaluator(bench.pruner(self.recipe, seed), bench.task, threads=bench.threads, seed=seed)
+        evaluator, _ = make_evaluator(problem, settings)
+        evaluator.pruner = bench.pruner(self.recipe, seed)  # counts, and leaves out what this variation does
         setup_s = time.perf_counter() - start
         figures: dict[str, float] = {}
         with open_executor(evaluator, settings.executor) as executor:
@@ -209,7 +210,7 @@ def _within(
 
 
 def _unseeded(problem: Problem, settings: SearchSettings, executor: Executor, clock: _Clock) -> tuple[Trial, ...]:
-    wanted = StudySettings(trials=settings.trials, sampler=settings.sampler, seed=settings.seed)
+    wanted = StudySettings(trials=settings.trials, sampler=settings.sampler, seed=settings.seed, racing=settings.racing)
     return run_search(
         problem,
         executor,
@@ -224,13 +225,13 @@ def _in_order(trials: tuple[Trial, ...], spent: list[float], budget: int, bench:
     evaluated = sorted((trial for trial in trials if trial.evaluated), key=lambda trial: trial.number)
     return tuple(
         Evaluated(
-            trial.objectives.get(quality),
+            None if trial.raced_out else trial.objectives.get(quality),
             trial.objectives["latency_p50"],
             used,
             trial.seconds,
             dict(trial.policy),
             {"origin": trial.origin},
-            str(trial.failure or ""),
+            f"stopped after {trial.raced_out} samples" if trial.raced_out else str(trial.failure or ""),
         )
         for trial, used in zip(evaluated, spent, strict=True)
         if used <= budget + 1e-9
@@ -280,6 +281,7 @@ ABLATIONS: dict[str, Method] = {
     "ours-seeds-off": Ours(seeds=False),
     "ours-compensation-off": Ours(replace(OURS, compensate=False)),
     "ours-recalibration-off": Ours(replace(OURS, recalibrate=False)),
+    "ours-racing-off": Ours(settings={"racing": False}),
     **{
         f"ours-{name}": Ours(settings={"sampler": name})
         for name in SAMPLERS.names()
