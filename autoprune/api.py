@@ -18,11 +18,13 @@ from autoprune.pipeline.inspection import Inspection, inspect_graph
 from autoprune.pruning import prune
 from autoprune.search.executors import ExecutorSettings
 from autoprune.search.space import AUTO, SearchSpace
-from autoprune.tuning.settings import FinetuneSettings
+from autoprune.tuning.settings import FinetuneSettings, MemberSettings
 from autoprune.tuning.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from autoprune.tuning.custom import Trainer
 
 Progress = Callable[[str, int, int], None]
 
@@ -167,7 +169,7 @@ def search(
     objectives: Sequence[str] = ("error", "latency_p50"),
     constraints: Sequence[str] = (),
     trials: int = 200,
-    finetune: FinetuneSettings | Mapping[str, Any] | None = None,
+    finetune: FinetuneSettings | Mapping[str, Any] | Trainer | str | None = None,
     members: int | None = None,
     executor: str | ExecutorSettings | Mapping[str, Any] = "local",
     seed: int = 0,
@@ -175,7 +177,11 @@ def search(
     sampler: str = "nsga2",
     criterion: str = "obs",
     time_budget_s: float | None = None,
+    plateau: int | None = None,
+    damage_points: int | None = None,
     measure: bool = True,
+    racing: bool = True,
+    precision: str = "float32",
     storage: str | None = None,
     progress: Progress | None = None,
 ) -> Front:
@@ -193,14 +199,22 @@ def search(
             `macs`.
         constraints: comparisons such as `latency_p99 <= 8ms`, checked before a policy is evaluated.
         trials: how many policies.
-        finetune: settings of the members' training; a mapping may also hold `members`.
+        finetune: how members are trained: settings; a mapping, which may also say how many (`members`, `candidates`,
+            `short_epochs`); or a function of (model, task, settings, teacher), or `module:function`, that trains a
+            model in place or returns it, in the place of the built-in training (a mapping's `function`).
         members: how many candidates are fine-tuned and published; 8 unless given.
         executor: `local`, `ray`, or settings (`{"kind": "local", "workers": 2}`). The result does not depend on it.
         seed: of everything that draws.
         run: folder of the run.
         sampler, criterion: registered ones.
-        time_budget_s: no new policies after this many seconds.
+        time_budget_s: no policy is begun that would probably end after this many seconds.
+        plateau: stop after so many policies that did not raise the front's hypervolume by a thousandth.
+        damage_points: widths of each group that damage curves measure; as many as a tenth of the trials' cost pays for
+            unless given.
         measure: time the members where a profile's device is this machine.
+        racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
+        precision: what policies are judged in: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in
+            it and the dense model's quality stays within its noise.
         storage: URL of a database for the trials, instead of a journal in the run folder.
         progress: called with (stage, done, total).
 
@@ -212,17 +226,25 @@ def search(
     from autoprune.pipeline.explore import run_pipeline
     from autoprune.pipeline.problem import SearchSettings, pose
 
-    training, wanted = _finetune_settings(finetune, members)
+    where = _executor_settings(executor)
+    wanted, trainer = _member_settings(finetune, members, where)
     settings = SearchSettings(
         trials=trials,
         sampler=sampler,
         criterion=criterion,
         seed=seed,
         time_budget_s=time_budget_s,
-        members=wanted,
-        finetune=training,
-        executor=_executor_settings(executor),
+        plateau=plateau,
+        damage_points=damage_points,
+        members=wanted.members,
+        candidates=wanted.candidates,
+        short_epochs=wanted.short_epochs,
+        finetune=wanted.training,
+        trainer=trainer,
+        executor=where,
         measure=measure,
+        racing=racing,
+        precision=precision,
         storage=storage,
     )
     problem = pose(model, task, profiles=profiles, space=space, objectives=objectives, constraints=constraints, run=run)
@@ -230,15 +252,32 @@ def search(
     return load_front(run, model=model)
 
 
-def _finetune_settings(
-    given: FinetuneSettings | Mapping[str, Any] | None, members: int | None
-) -> tuple[FinetuneSettings, int]:
-    if isinstance(given, FinetuneSettings) or given is None:
-        return given or FinetuneSettings(), 8 if members is None else members
-    fields = dict(given)
-    inner = fields.pop("members", 8)
-    settings = validated(FinetuneSettings, {k: v for k, v in fields.items() if v is not None}, "finetune")
-    return settings, int(inner if members is None else members)
+def _member_settings(given: Any, members: int | None, executor: ExecutorSettings) -> tuple[MemberSettings, Any]:
+    """How members are trained and how many, and a user's own training (None: the built-in one).
+
+    Raises:
+        InputError: an unknown key or wrong value, or a function that cannot be called or sent to workers.
+    """
+    from autoprune.callables import import_reference
+    from autoprune.tuning.custom import check_trainer
+
+    fields: dict[str, Any] = {}
+    if isinstance(given, FinetuneSettings):
+        fields = given.model_dump()
+    elif isinstance(given, Mapping):
+        fields = dict(given)
+    elif given is not None:
+        fields = {"function": given}
+    function = fields.pop("function", None)
+    if members is not None:
+        fields["members"] = members
+    settings = validated(MemberSettings, fields, "finetune")
+    if isinstance(function, str):
+        function = import_reference(function, "finetune")
+    if function is not None:
+        limited = executor.timeout_s is not None or executor.memory_bytes is not None
+        function = check_trainer(function, portable=executor.kind != "local" or executor.workers > 1 or limited)
+    return settings, function
 
 
 def _executor_settings(given: str | ExecutorSettings | Mapping[str, Any]) -> ExecutorSettings:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os.path
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
 from autoprune.core.errors import InputError
 from autoprune.core.settings import read_yaml, validated
 from autoprune.core.units import parse_bytes, parse_seconds
-from autoprune.tuning.settings import FinetuneSettings
+from autoprune.tuning.settings import MemberSettings
 
 
 def _seconds(value: object) -> object:
@@ -44,6 +44,11 @@ def _printable(value: str) -> str:
     return value
 
 
+def _finetune(value: object) -> object:
+    """`module:function` as the section that names it."""
+    return {"function": value} if isinstance(value, str) else value
+
+
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, le=1e9, allow_inf_nan=False)]
 Bytes = Annotated[StrictInt, BeforeValidator(_bytes), Field(gt=0, le=2**60)]
 Text = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_printable)]
@@ -59,26 +64,25 @@ class SearchSection(_Section):
     Attributes:
         sampler: a registered sampler (`nsga2`, `tpe`, `random`, ...).
         trials: how many policies are evaluated.
-        time_budget_s: `time_budget` in the file, such as `30min`: no new policies after this long.
+        time_budget_s: `time_budget` in the file, such as `30min`: no policy is begun that would end after this long.
+        plateau: stop after so many policies that did not raise the front's hypervolume by a thousandth.
+        damage_points: widths of each group that damage curves measure; as many as a tenth of the trials' cost pays for
+            when not set.
         seed: the whole run's seed.
+        racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
+        precision: what policies are judged in: `float32`, `bfloat16`, or `auto`.
         storage: URL of a database for the trials (`postgresql://...`), instead of a journal in the run folder.
     """
 
     sampler: Text = "nsga2"
     trials: StrictInt = Field(default=200, ge=1, le=1_000_000)
     time_budget_s: Seconds | None = Field(default=None, alias="time_budget")
+    plateau: StrictInt | None = Field(default=None, ge=1, le=1_000_000)
+    damage_points: StrictInt | None = Field(default=None, ge=1, le=100)
     seed: StrictInt = Field(default=0, ge=0, le=2**31 - 1)
+    racing: StrictBool = True
+    precision: Literal["auto", "float32", "bfloat16"] = "float32"
     storage: Text | None = Field(default=None, repr=False)  # it may hold a password
-
-
-class FinetuneSection(FinetuneSettings):
-    """How the front's members are trained: `FinetuneSettings`, and how many of them.
-
-    Attributes:
-        members: how many candidates are fine-tuned and published.
-    """
-
-    members: StrictInt = Field(default=8, ge=1, le=1000)
 
 
 class ExecutorSection(_Section):
@@ -117,6 +121,7 @@ class Config(_Section):
         objectives: `error`, `latency_p50[@profile]`, `size`, `peak_memory`, `macs`, `energy`; all minimised.
         constraints: comparisons such as `latency_p99 <= 8ms`, checked before a policy is evaluated.
         criterion: which units go first.
+        finetune: how members are trained, and how many (`MemberSettings`), or `module:function`, a user's own training.
         run: folder of the run; `runs/<name of the config file>` when not set.
     """
 
@@ -128,7 +133,7 @@ class Config(_Section):
     constraints: tuple[Text, ...] = Field(default=(), max_length=64)
     criterion: Text = "obs"
     search: SearchSection = SearchSection()
-    finetune: FinetuneSection = FinetuneSection()
+    finetune: Annotated[MemberSettings, BeforeValidator(_finetune)] = MemberSettings()
     executor: ExecutorSection = ExecutorSection()
     run: Text | None = None
 

@@ -225,7 +225,7 @@ def write_trials(run: str | Path, rows: Sequence[Mapping[str, object]], metrics:
     Args:
         run: the run folder.
         rows: `number`, `origin`, `feasible` (0 or 1), metrics, predicted costs, `policy_id`, `policy` (JSON),
-            `seconds`, `failure`.
+            `seconds`, `raced_out` (samples after which judging stopped; 0: judged on all), `failure`.
         metrics: names of the task's metrics, for the order of columns.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from autoprune.artifacts import choice
+from autoprune.artifacts import choice, device
 from autoprune.artifacts.layout import DENSE, FRONT, RECIPE, RUN, check_name, check_run, member_folder
 from autoprune.artifacts.records import Recipe, RunRecord
 from autoprune.artifacts.table import Cell, Row, read_table
@@ -146,6 +146,7 @@ class Front:
         self.run = run
         self.record = record
         self.rows: tuple[Row, ...] = tuple(dict(row) for row in rows)
+        self._dense_model = dense_model
         everyone = [Member(run, row, dense_model) for row in rows]
         self.members: tuple[Member, ...] = tuple(member for member in everyone if member.name != DENSE)
         self.dense: Member | None = next((member for member in everyone if member.name == DENSE), None)
@@ -177,26 +178,65 @@ class Front:
 
         return pandas.DataFrame(list(self.rows))
 
-    def select(self, where: str | None = None, prefer: str = "knee") -> Member:
+    def for_profile(self, name: str) -> Front:
+        """The front as one device sees it: its members there, and columns, objectives and constraints without suffix.
+
+        Raises:
+            InputError: the run has no such profile; the known ones are listed.
+        """
+        record = self.record
+        if name not in record.profiles:
+            raise unknown_name("profile", name, record.profiles)
+        if len(record.profiles) == 1:
+            return self
+        seen = device.record_for(record, name)
+        return Front(self.run, seen, device.rows_for(self.rows, record, name, seen), self._dense_model)
+
+    def select(
+        self,
+        where: str | None = None,
+        prefer: str | Mapping[str, float] | None = None,
+        within: str | float | None = None,
+        profile: str | None = None,
+    ) -> Member:
         """The member to deploy.
 
         Args:
             where: a condition such as `latency_p50 <= 5ms and size <= 4MB`. Latencies are the measured ones where
                 there are any, else the predicted ones.
-            prefer: among those that meet it, `knee` (the best trade) or a column: the highest of a metric, the lowest
-                of a cost.
+            prefer: among those that meet it: `knee` (the best trade), `best` (quality), `fastest`, `smallest`, a column
+                (the highest of a metric, the lowest of a cost), or weights of several columns:
+                `{"accuracy": 1, "latency_p50": 2}` or `"accuracy + 2*latency_p50"`. By default `knee`, or `fastest`
+                with `within`.
+            within: how much worse than the dense model its quality may be: `1pt` (a hundredth of an accuracy), `1%` (of
+                the dense model's value) or a plain number.
+            profile: choose on this device's front, whose columns need no suffix.
+
+        Example: the fastest within one point of the dense model, and the best under 5 ms:
+
+            front.select(within="1pt")
+            front.select("latency_p50 <= 5ms", prefer="best")
+
+        Weights: each column is scaled to 0 (the best of the front) .. 1 (the worst), the weighted sum is minimised.
 
         Raises:
-            InputError: no member meets the condition (the nearest is named with its values), or a name is no column.
+            InputError: no member meets the condition (the nearest is named with its values), a name is no column, or
+                weights, margin or profile make no sense.
         """
+        if profile is not None:
+            return self[self.for_profile(profile).select(where, prefer, within).name]
         if not self.members:
             raise InputError(f"select: expected at least one member in {self.run}, got none.")
-        rows = [dict(member.metrics) for member in self.members]
-        found = list(range(len(rows)))
+        front = [dict(member.metrics) for member in self.members]
+        dense = dict(self.dense.metrics) if self.dense else None
+        found = list(range(len(front)))
         if where is not None:
-            found = choice.matching(rows, where, dict(self.dense.metrics) if self.dense else None, "select")
-        record = self.record
-        index = choice.best([rows[i] for i in found], prefer, record.metrics, record.minimize, record.objectives)
+            found = choice.matching(front, where, dense, self.record.profiles)
+        if within is not None:
+            kept = choice.within([front[i] for i in found], within, dense, self.record, front)
+            found = [found[i] for i in kept]
+        chosen = prefer if prefer is not None else "knee" if within is None else "fastest"
+        index = choice.best([front[i] for i in found], chosen, self.record, front)
         return self.members[found[index]]
 
 

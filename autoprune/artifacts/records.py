@@ -4,35 +4,41 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, StrictInt, StrictStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, JsonValue, StrictInt, StrictStr
 
-from autoprune.artifacts.layout import METRICS_SCHEMA, RECIPE_SCHEMA, RUN_SCHEMA
+from autoprune.artifacts.layout import METRICS_SCHEMA, RANKING_SCHEMA, RECIPE_SCHEMA, RUN_SCHEMA
 from autoprune.core.errors import Failure
 from autoprune.core.files import read_json, write_json
-from autoprune.core.settings import validated
+from autoprune.core.settings import at_most, validated
 
 
 def _finite(value: JsonValue) -> JsonValue:
     # json.dumps refuses NaN only when told to, and json.loads never does.
     try:
         json.dumps(value, allow_nan=False)
-    except ValueError:
-        raise ValueError("expected finite numbers, got NaN or infinity") from None
+    except (ValueError, RecursionError):
+        raise ValueError("expected finite numbers a few levels deep, got others") from None
     return value
 
 
 FiniteFloat = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Cell = StrictInt | FiniteFloat | StrictStr | None
 Json = Annotated[JsonValue, AfterValidator(_finite)]
-Count = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+MAX_ITEMS, MAX_UNITS, MAX_TEXT = 100_000, 1_000_000, 100_000
+Texts = Annotated[tuple[str, ...], at_most(MAX_ITEMS)]
+TextsByName = Annotated[dict[str, str], at_most(MAX_ITEMS)]
+Units = Annotated[tuple[Count, ...], FailFast(), at_most(MAX_UNITS)]
+Settings = Annotated[dict[str, Json], at_most(MAX_ITEMS)]
 
 
 class Record(BaseModel):
     """A frozen record with a schema name; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_max_length=MAX_TEXT)
     SCHEMA: ClassVar[str]
     WHAT: ClassVar[str]
 
@@ -43,7 +49,7 @@ class Record(BaseModel):
         Raises:
             InputError: unreadable, of another schema, or with a key that does not fit (each is named).
         """
-        data = read_json(path, cls.WHAT, cls.SCHEMA)
+        data = read_json(path, cls.WHAT, cls.SCHEMA, MAX_RECORD_BYTES)
         return validated(cls, {key: value for key, value in data.items() if key != "schema"}, f"{cls.WHAT} {path}")
 
     def write(self, path: Path) -> None:
@@ -90,17 +96,17 @@ class RunRecord(Record):
     WHAT: ClassVar[str] = "run record"
 
     name: str = ""
-    metrics: tuple[str, ...] = ("accuracy",)
-    minimize: tuple[str, ...] = ()
-    objectives: tuple[str, ...] = ("error", "latency_p50")
-    constraints: tuple[str, ...] = ()
-    profiles: tuple[str, ...] = ()
-    groups: tuple[GroupRecord, ...] = ()
+    metrics: Texts = ("accuracy",)
+    minimize: Texts = ()
+    objectives: Texts = ("error", "latency_p50")
+    constraints: Texts = ()
+    profiles: Texts = ()
+    groups: Annotated[tuple[GroupRecord, ...], at_most(MAX_ITEMS)] = ()
     seed: int = 0
-    versions: dict[str, str] = Field(default_factory=dict)
-    hashes: dict[str, str] = Field(default_factory=dict)
-    config: dict[str, Json] = Field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    versions: TextsByName = Field(default_factory=dict)
+    hashes: TextsByName = Field(default_factory=dict)
+    config: Settings = Field(default_factory=dict)
+    notes: Texts = ()
 
 
 class Recipe(Record):
@@ -122,14 +128,14 @@ class Recipe(Record):
     WHAT: ClassVar[str] = "recipe"
 
     member: str
-    policy: dict[str, Count]
-    kept: dict[str, tuple[Count, ...]] = Field(default_factory=dict)
+    policy: Annotated[dict[str, Count], at_most(MAX_ITEMS)]
+    kept: Annotated[dict[str, Units], at_most(MAX_ITEMS)] = Field(default_factory=dict)
     criterion: str = ""
     compensate: bool = True
     recalibrate: bool = True
-    source: dict[str, str] = Field(default_factory=dict)
-    finetune: dict[str, Json] = Field(default_factory=dict)
-    versions: dict[str, str] = Field(default_factory=dict)
+    source: TextsByName = Field(default_factory=dict)
+    finetune: Settings = Field(default_factory=dict)
+    versions: TextsByName = Field(default_factory=dict)
     seed: int = 0
 
 
@@ -143,7 +149,7 @@ class ExportRecord(BaseModel):
     sha256: str
     difference: float | None = None
     tolerance: float | None = None
-    batches: tuple[int, ...] = ()
+    batches: Annotated[tuple[int, ...], at_most(1000)] = ()
     note: str = ""
 
 
@@ -176,6 +182,45 @@ class MetricsRecord(Record):
     WHAT: ClassVar[str] = "metrics of a member"
 
     member: str
-    row: dict[str, Cell] = Field(default_factory=dict)
-    exports: dict[str, ExportRecord] = Field(default_factory=dict)
-    failures: dict[str, FailureRecord] = Field(default_factory=dict)
+    row: Annotated[dict[str, Cell], at_most(MAX_ITEMS)] = Field(default_factory=dict)
+    exports: Annotated[dict[str, ExportRecord], at_most(1000)] = Field(default_factory=dict)
+    failures: Annotated[dict[str, FailureRecord], at_most(1000)] = Field(default_factory=dict)
+
+
+class ComparisonRecord(BaseModel):
+    """How well one stage ranks models as another does.
+
+    Attributes:
+        kind: `fidelity` (two amounts of training), `split` (validation and test), `latency` (predicted and measured) or
+            `damage` (damage curves and trials).
+        what: the metric or latency compared (`accuracy`, `latency_p50@phone`).
+        first, second: the two stages.
+        models: how many were compared.
+        kendall: Kendall's tau-b; None where one stage does not rank at all.
+        spearman: Spearman's rho, likewise.
+        error: mean relative error of the first against the second, where both are the same quantity.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    kind: Literal["fidelity", "split", "latency", "damage"]
+    what: str
+    first: str
+    second: str
+    models: Count
+    kendall: float | None = None
+    spearman: float | None = None
+    error: float | None = None
+
+
+class RankingRecord(Record):
+    """How far the cheap stages of a search can be trusted: what they rank against what the dear ones say.
+
+    Attributes:
+        comparisons: as they are shown.
+    """
+
+    SCHEMA: ClassVar[str] = RANKING_SCHEMA
+    WHAT: ClassVar[str] = "ranking"
+
+    comparisons: tuple[ComparisonRecord, ...] = ()

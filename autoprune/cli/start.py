@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.callables import load_model, load_task
+from autoprune.callables import import_reference, load_model, load_task
 
 if TYPE_CHECKING:
     from autoprune.artifacts.front import Front
@@ -28,13 +28,25 @@ def search_with(config: Config, folder: Path, progress: Any = None) -> Front:
         sampler=config.search.sampler,
         trials=config.search.trials,
         time_budget_s=config.search.time_budget_s,
+        plateau=config.search.plateau,
+        damage_points=config.search.damage_points,
         seed=config.search.seed,
+        racing=config.search.racing,
+        precision=config.search.precision,
         storage=config.search.storage,
-        finetune=config.finetune.model_dump(),
+        finetune=_training(config, folder),
         executor=config.executor.model_dump(),
         run=config.run or "runs/search",
         progress=progress,
     )
+
+
+def _training(config: Config, folder: Path) -> dict[str, Any]:
+    """What the config says of fine-tuning, a user's own function imported."""
+    found = config.finetune.model_dump()
+    if config.finetune.function is not None:
+        found["function"] = import_reference(config.finetune.function, "finetune", folder)
+    return found
 
 
 def _check_names(config: Config) -> None:

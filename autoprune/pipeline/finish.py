@@ -1,42 +1,38 @@
-"""From searched candidates to published members: fine-tuning, measurement, the front, the test split, the files."""
+"""From fine-tuned candidates to published members: measurement, the front, the test split, the files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from autoprune.artifacts.bundle import make_recipe, write_front, write_member, write_trials
-from autoprune.artifacts.layout import DENSE
+from autoprune.artifacts.device import ON_FRONT
+from autoprune.artifacts.layout import DENSE, RUN
+from autoprune.artifacts.ranking import compare_damage, compare_fidelities, compare_rows, write_ranking
+from autoprune.artifacts.records import RunRecord
 from autoprune.artifacts.report import write_report
-from autoprune.artifacts.weights import write_tensors
+from autoprune.artifacts.table import clean_row
 from autoprune.core.errors import AutopruneError, Failure
-from autoprune.core.files import canonical_json, digest, read_json, write_json
 from autoprune.graph.macs import fvcore_macs
 from autoprune.graph.module import TracedModule
 from autoprune.graph.policy import SparsityPolicy
 from autoprune.hardware.cost import table_cost
 from autoprune.hardware.devices import DEVICES
 from autoprune.hardware.measure import Measurement, measure_models, run_settings
-from autoprune.pareto.dominance import non_dominated
+from autoprune.pipeline.candidates import JOINT, standing
 from autoprune.pipeline.problem import Problem, Progress, SearchSettings, versions
-from autoprune.search.executors import Executor, Job
-from autoprune.search.tuned import Tuned, tune
-from autoprune.tuning.batches import batch_size
+from autoprune.search.tuned import Tuned
 
 if TYPE_CHECKING:
     from autoprune.hardware.profile import HardwareProfile
+    from autoprune.pipeline.training import Trained
     from autoprune.pruning.pruner import Pruner
-    from autoprune.search.study import Trial
+    from autoprune.search.trial import Trial
 
-TUNED_SCHEMA = "autoprune.tuned/1"
 _PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
@@ -59,117 +55,34 @@ class Finished:
     before: Mapping[str, float]
 
 
-# ----------------------------------------------------------------------- which and in which order
+def finish(trained: Trained, problem: Problem, settings: SearchSettings, pruner: Pruner, progress: Progress) -> None:
+    """Measure what was trained, keep what is on a front, and publish it.
 
-
-def choose(trials: Sequence[Trial], problem: Problem, members: int) -> list[Trial]:
-    """A spread of the searched front: the ends first, then always the one farthest from those chosen.
-
-    Distances are between the logarithms of what the tables say and between the ranks of the quality, scaled to one.
+    Raises:
+        AutopruneError: nothing was trained with success.
     """
-    names = [objective.name for objective in problem.objectives]
-    dense = SparsityPolicy(problem.graph.widths({}))
-    usable = [t for t in trials if t.feasible and t.failure is None and t.policy != dense]
-    if not usable:
-        reasons = sorted({str(trial.failure) for trial in trials if trial.failure is not None})
-        why = f" Evaluations failed with: {'; '.join(reasons[:3])}." if reasons else ""
-        raise AutopruneError(f"the search found no policy that meets the constraints and could be evaluated.{why}")
-    values = np.array([[trial.objectives[name] for name in names] for trial in usable])
-    front = np.flatnonzero(non_dominated(values))
-    front = front[np.unique(values[front], axis=0, return_index=True)[1]]
-    scaled = np.stack([_scaled(values[front, c], o.evaluated) for c, o in enumerate(problem.objectives)], axis=1)
-    chosen = _farthest(scaled, min(members, len(front)))
-    return sorted((usable[front[i]] for i in chosen), key=lambda t: _speed_key(t, problem))
+    models = [dense_member(problem), *finished(trained.members, problem)]
+    measured = measure_all(models, problem, progress) if settings.measure else {}
+    table = rows(models, problem, measured)
+    on = standing(table, problem)
+    kept = [place for place in range(len(models)) if place == 0 or any(places[place] for places in on.values())]
+    for name, places in on.items():
+        if name != JOINT:
+            for row, good in zip(table, places, strict=True):
+                row[f"{ON_FRONT}@{name}"] = int(good)
+    shown = [table[place] for place in kept]
+    publish([models[place] for place in kept], shown, problem, settings, pruner, progress)
+    write_front(problem.run, shown, list(problem.task.metrics))
+    write_comparisons(table, trained, problem)
+    write_report(problem.run)
 
 
-def _speed_key(trial: Trial, problem: Problem) -> tuple[Any, ...]:
-    costs = [trial.objectives[o.name] for o in problem.objectives if not o.evaluated]
-    return (*costs, trial.number)
-
-
-def _scaled(column: np.ndarray[Any, Any], evaluated: bool) -> np.ndarray[Any, Any]:
-    """0 to 1 along the front; quality by rank, since its differences shrink when members are trained."""
-    if evaluated:
-        values = np.unique(column, return_inverse=True)[1].astype(np.float64)
-    else:
-        values = np.log(np.maximum(column, 1e-12))
-    span = values.max() - values.min()
-    return np.asarray((values - values.min()) / span if span > 0 else np.zeros_like(values))
-
-
-def _farthest(points: np.ndarray[Any, Any], count: int) -> list[int]:
-    chosen = [int(np.argmin(points[:, -1]))]
-    while len(chosen) < count:
-        gaps = np.linalg.norm(points[:, None, :] - points[None, chosen, :], axis=2).min(axis=1)
-        chosen.append(int(np.argmax(gaps)))
-    return chosen
-
-
-# ----------------------------------------------------------------------- fine-tuning
-
-
-def tune_all(
-    policies: Sequence[SparsityPolicy],
-    problem: Problem,
-    settings: SearchSettings,
-    executor: Executor,
-    progress: Progress,
-) -> list[Tuned | Failure]:
-    """Fine-tune candidates on the executor; what an earlier run of the same settings finished is read back."""
-    folder = problem.run / "tuned"
-    key = digest(canonical_json([settings.finetune.model_dump(mode="json"), settings.criterion, settings.seed]))
-    found: list[Tuned | Failure | None] = [_read_tuned(folder, policy, key) for policy in policies]
-    open_places = [place for place, result in enumerate(found) if result is None]
-    done = len(policies) - len(open_places)
-    progress("fine-tune members", done, len(policies))
-    # Absolute: a worker of Ray has a working directory of its own.
-    checkpoints = [folder.absolute() / f"{policies[place].id}.checkpoint" for place in open_places]
-    jobs = [
-        Job(place, tune, (policies[place], settings.finetune, str(checkpoint)), timed=False)
-        for place, checkpoint in zip(open_places, checkpoints, strict=True)
-    ]
-    if jobs:
-        folder.mkdir(parents=True, exist_ok=True)
-        for place, result in executor.run(jobs):
-            found[place] = result
-            if isinstance(result, Tuned):
-                _write_tuned(folder, result, key)
-            done += 1
-            progress("fine-tune members", done, len(policies))
-    for checkpoint in checkpoints:
-        checkpoint.unlink(missing_ok=True)
-    return [result if result is not None else Failure("missing", "no result came back") for result in found]
-
-
-def _write_tuned(folder: Path, result: Tuned, key: str) -> None:
-    write_tensors(folder / f"{result.policy.id}.safetensors", result.state)
-    record = {
-        "schema": TUNED_SCHEMA,
-        "key": key,
-        "policy": dict(result.policy),
-        "metrics": result.metrics,
-        "before": result.before,
-        "losses": list(result.losses),
-        "seconds": result.seconds,
-    }
-    write_json(folder / f"{result.policy.id}.json", record)
-
-
-def _read_tuned(folder: Path, policy: SparsityPolicy, key: str) -> Tuned | None:
-    """What was finished before, or None where it was not, or with other settings, or cannot be read."""
-    path = folder / f"{policy.id}.json"
-    if not path.is_file():
-        return None
-    try:
-        data = read_json(path, "fine-tuned member", TUNED_SCHEMA)
-        if data["key"] != key or SparsityPolicy(data["policy"]) != policy:
-            return None
-        state = load_file(folder / f"{policy.id}.safetensors")
-        metrics = {name: float(value) for name, value in data["metrics"].items()}
-        before = {name: float(value) for name, value in data["before"].items()}
-        return Tuned(policy, state, metrics, before, tuple(map(float, data["losses"])), float(data["seconds"]))
-    except (AutopruneError, KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError):
-        return None
+def write_comparisons(table: Sequence[Mapping[str, object]], trained: Trained, problem: Problem) -> None:
+    """Write `ranking.json`: of everything that was trained and measured, also what left the front."""
+    record = RunRecord.read(problem.run / RUN)
+    found = compare_fidelities(record.metrics, trained.levels)
+    found += compare_rows([clean_row(row) for row in table], record)
+    write_ranking(problem.run, [*found, *compare_damage(problem.run, record.metrics[0])])
 
 
 def finished(tuned: Sequence[Tuned | Failure], problem: Problem) -> list[Finished]:
@@ -279,56 +192,6 @@ def _speedup(dense: Mapping[str, object], row: Mapping[str, object], suffix: str
     return math.nan
 
 
-# ----------------------------------------------------------------------- front
-
-
-def surely_dominated(table: Sequence[Mapping[str, object]], problem: Problem) -> list[bool]:
-    """Which rows another beats beyond the noise: nowhere more costly, and better by more than it in quality.
-
-    The noise of an accuracy is its binomial standard error over the validation samples; other metrics are taken as
-    exact. Costs are the measured ones where there are any.
-    """
-    values = np.array([[_objective(row, problem, o.name) for o in problem.objectives] for row in table], dtype=float)
-    samples = validation_size(problem) if problem.task.judges_classes else 0
-    noise = np.array([_standard_error(row, samples) for row in table])
-    result = []
-    for mine in range(len(table)):
-        beaten = False
-        for other in range(len(table)):
-            if other == mine:
-                continue
-            margins = np.array([noise[mine] if o.evaluated else 0.0 for o in problem.objectives])
-            gains = values[mine] - values[other]
-            beaten |= bool((gains >= margins).all() and (gains > margins).any())
-        result.append(beaten)
-    return result
-
-
-def _objective(row: Mapping[str, object], problem: Problem, name: str) -> float:
-    task = problem.task
-    if name == task.quality:
-        return task.objective({metric: float(row[metric]) for metric in task.metrics})  # type: ignore[arg-type]
-    objective = next(o for o in problem.objectives if o.name == name)
-    if objective.evaluated:
-        value = float(row[name])  # type: ignore[arg-type]
-        return value if name in task.minimize else -value
-    measured = row.get(f"measured_{objective.column}")
-    return float(measured if measured is not None else row[objective.column])  # type: ignore[arg-type]
-
-
-def _standard_error(row: Mapping[str, object], samples: int) -> float:
-    """Of an accuracy over that many samples; 0 where the quality is no accuracy (no samples are given)."""
-    if not samples:
-        return 0.0
-    share = float(row["accuracy"])  # type: ignore[arg-type]
-    return math.sqrt(max(share * (1.0 - share), 0.0) / samples)
-
-
-def validation_size(problem: Problem) -> int:
-    """Samples in the validation split."""
-    return sum(batch_size(problem.task.inputs_of(batch)) for batch in problem.task.validation)
-
-
 # ----------------------------------------------------------------------- publish
 
 
@@ -340,8 +203,7 @@ def publish(
     pruner: Pruner,
     progress: Progress,
 ) -> None:
-    """Judge the front on the test split, once; write members, `front.csv` and the report."""
-    metrics = list(problem.task.metrics)
+    """Judge members on the test split, once, and write their folders."""
     for place, (model, row) in enumerate(zip(models, table, strict=True)):
         if problem.task.test is not None:
             judged = problem.task.evaluate(_as_trained(model, problem), split="test")
@@ -352,7 +214,7 @@ def publish(
             model.policy,
             pruner.orders,
             criterion=settings.criterion,
-            finetune=settings.finetune.model_dump(mode="json") if model.name != DENSE else {},
+            finetune=settings.training if model.name != DENSE else {},
             versions=versions(),
             seed=settings.seed,
         )
@@ -360,8 +222,6 @@ def publish(
         if "onnx" in published.exports:
             row["onnx_bytes"] = published.exports["onnx"].bytes
         progress("publish members", place + 1, len(models))
-    write_front(problem.run, table, metrics)
-    write_report(problem.run)
 
 
 def _as_trained(model: Finished, problem: Problem) -> torch.nn.Module:
@@ -379,12 +239,20 @@ def record_trials(trials: Sequence[Trial], problem: Problem) -> None:
         for name, times in latency.items():
             row |= {f"latency_{p}_us{_suffix(problem, name)}": float(times[p][place]) for p in ("p50", "p95")}
         row |= {"policy_id": trial.policy.id, "policy": trial.policy.json, "seconds": trial.seconds}
+        row["raced_out"] = trial.raced_out
         row["failure"] = str(trial.failure) if trial.failure is not None else None
         table.append(row)
     write_trials(problem.run, table, list(problem.task.metrics))
 
 
 __all__ = [
-    "Finished", "at_hand", "choose", "dense_member", "finished", "measure_all", "publish", "record_trials", "rows",
-    "surely_dominated", "tune_all",
-]  # fmt: skip
+    "Finished",
+    "at_hand",
+    "dense_member",
+    "finish",
+    "finished",
+    "measure_all",
+    "publish",
+    "record_trials",
+    "rows",
+]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from autoprune.artifacts.records import RunRecord
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, unknown_name
 from autoprune.graph.graph import DependencyGraph
 from autoprune.graph.trace import trace
 from autoprune.hardware.latency import LatencyTable
@@ -27,12 +27,15 @@ from autoprune.search.objectives import (
 )
 from autoprune.search.samplers import SAMPLERS
 from autoprune.search.space import SearchSpace
+from autoprune.tuning.custom import Trainer, trainer_name
 from autoprune.tuning.settings import FinetuneSettings
 
 if TYPE_CHECKING:
     from torch import nn
 
     from autoprune.tuning.task import Task
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 Progress: TypeAlias = Callable[[str, int, int], None]
 
@@ -49,11 +52,19 @@ class SearchSettings:
         criterion: a registered criterion.
         seed: of everything that draws.
         time_budget_s: no new policies after this long.
-        members: how many candidates are fine-tuned and published.
+        members: how many candidates are fine-tuned in full and published.
+        candidates: so many are fine-tuned a little first; None: only the members are fine-tuned.
+        short_epochs: that little.
         finetune: how they are trained.
+        trainer: a user's own training in the place of the built-in one.
         executor: where jobs run.
-        damage_points: widths a variable that damage curves measure.
+        damage_points: widths a variable that damage curves measure; as many as a tenth of the trials' cost pays for
+            where None.
+        plateau: stop after so many evaluations that did not raise the hypervolume; never where None.
         measure: time the members where a profile's device is this machine.
+        racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
+        precision: what policies are judged in: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in
+            it and the dense model's quality stays within its noise.
         storage: URL of a database for the trials, instead of a journal in the run folder.
     """
 
@@ -63,19 +74,48 @@ class SearchSettings:
     seed: int = 0
     time_budget_s: float | None = None
     members: int = 8
+    candidates: int | None = None
+    short_epochs: int = 1
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
+    trainer: Trainer | None = None
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
-    damage_points: int = 3
+    damage_points: int | None = None
+    plateau: int | None = None
     measure: bool = True
+    racing: bool = True
+    precision: str = "float32"
     storage: str | None = field(default=None, repr=False)  # it may hold a password
 
     def __post_init__(self) -> None:
-        for name in ("trials", "members", "damage_points"):
-            if getattr(self, name) < 1:
-                raise InputError(f"search: expected {name} >= 1, got {getattr(self, name)}.")
+        for name in ("trials", "members", "damage_points", "plateau"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"search: expected {name} >= 1, got {value}.")
+        if self.candidates is not None and self.candidates < self.members:
+            raise InputError(
+                f"finetune: expected candidates of at least as many as members, {self.members}, got {self.candidates}. "
+                "Candidates are fine-tuned a little, and members are chosen among them."
+            )
+        if self.precision not in PRECISIONS:
+            raise unknown_name("precision", self.precision, PRECISIONS)
         criteria.get(self.criterion)  # unknown names are told here, before anything is written
         SAMPLERS.get(self.sampler)
         EXECUTORS.get(self.executor.kind)
+
+    @property
+    def halves(self) -> bool:
+        """Whether more candidates are fine-tuned a little than are fine-tuned in full."""
+        return self.candidates is not None and self.candidates > self.members and self.finetune.epochs > 0
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How members are trained, as the run and their recipes say it."""
+        found: dict[str, Any] = self.finetune.model_dump(mode="json")
+        if self.halves:
+            found |= {"candidates": self.candidates, "short_epochs": self.short_epochs}
+        if self.trainer is not None:
+            found["function"] = trainer_name(self.trainer)
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +135,7 @@ class Problem:
         dense_metrics: the dense model's on the validation split.
         notes: what is worth knowing though nothing is wrong.
         run: the run folder.
+        noise: by how much each metric of the dense model differs when it is asked twice.
     """
 
     model: nn.Module
@@ -109,6 +150,7 @@ class Problem:
     dense_metrics: Mapping[str, float]
     notes: tuple[str, ...]
     run: Path
+    noise: Mapping[str, float] = field(default_factory=dict)
 
 
 def pose(
@@ -129,6 +171,7 @@ def pose(
     folder = Path(run)
     check_writable(folder)
     bound = load_profiles(profiles)
+    task, pinned = task.pinned()
     checked = task.check(model)
     graph = trace(model, example_inputs(task))
     quantum = max((profile.alignment_quantum for profile in bound.values()), default=1)
@@ -146,7 +189,19 @@ def pose(
     costs = Costs(graph, searched, tables)
     check_reachable(costs, bounds)
     return Problem(
-        model, task, graph, bound, tables, searched, wanted, bounds, costs, checked.metrics, checked.notes, folder
+        model,
+        task,
+        graph,
+        bound,
+        tables,
+        searched,
+        wanted,
+        bounds,
+        costs,
+        checked.metrics,
+        (*pinned, *checked.notes),
+        folder,
+        checked.noise,
     )
 
 
@@ -214,8 +269,10 @@ def run_record(problem: Problem, settings: SearchSettings) -> RunRecord:
             "sampler": settings.sampler,
             "criterion": settings.criterion,
             "space": problem.space.name,
+            "racing": settings.racing,
+            "precision": settings.precision,
             "members": settings.members,
-            "finetune": settings.finetune.model_dump(mode="json"),
+            "finetune": settings.training,
             "executor": settings.executor.kind,
             "workers": settings.executor.workers,
             "threads": settings.executor.threads,

@@ -78,9 +78,13 @@ class Objective:
 
     def of(self, evaluation: Evaluation, task: Task) -> float:
         """The minimised value that an evaluation gives it; for `evaluated` objectives."""
+        return evaluation.value if self.kind == task.quality else self.judged(evaluation.metrics, task)
+
+    def judged(self, metrics: Mapping[str, float], task: Task) -> float:
+        """The minimised value that the task's metrics give it; for `evaluated` objectives."""
         if self.kind == task.quality:
-            return evaluation.value
-        value = evaluation.metrics[self.kind]
+            return task.objective(metrics)
+        value = metrics[self.kind]
         return value if self.kind in task.minimize else -value
 
 

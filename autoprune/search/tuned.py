@@ -11,6 +11,7 @@ import torch
 
 from autoprune.core.errors import Failure
 from autoprune.search.evaluation import threads_of_torch
+from autoprune.tuning.custom import Trainer, finetune_by
 from autoprune.tuning.finetune import finetune
 from autoprune.tuning.settings import FinetuneSettings
 
@@ -28,7 +29,7 @@ class Tuned:
         state: its parameters and buffers by name, on the CPU.
         metrics: the task's metrics on the validation split.
         before: the same before fine-tuning.
-        losses: mean training loss of each epoch.
+        losses: mean training loss of each epoch; none of a user's own training.
         seconds: building and training together.
     """
 
@@ -41,7 +42,12 @@ class Tuned:
 
 
 def tune(
-    evaluator: Evaluator, policy: SparsityPolicy, settings: FinetuneSettings, checkpoint: str | None = None
+    evaluator: Evaluator,
+    policy: SparsityPolicy,
+    settings: FinetuneSettings,
+    checkpoint: str | None = None,
+    start: dict[str, torch.Tensor] | None = None,
+    trainer: Trainer | None = None,
 ) -> Tuned | Failure:
     """Build a policy's model on a worker, fine-tune it with the dense model as teacher, and judge it.
 
@@ -49,18 +55,24 @@ def tune(
         evaluator: the worker's own; its pruner builds the model, its task trains and judges it.
         policy: which model.
         settings: how to train; no epochs: only judged.
-        checkpoint: a file to go on from, written after each epoch.
+        checkpoint: a file to go on from, written after each epoch; not of a user's own training, which starts over.
+        start: the tensors to train on from; those that pruning gives where None.
+        trainer: a user's own training.
     """
-    start = time.perf_counter()
+    began = time.perf_counter()
+    graph, task = evaluator.pruner.graph, evaluator.task
     with threads_of_torch(evaluator.threads):
-        model = evaluator.pruner.build(policy)
-        teacher = evaluator.pruner.graph.module() if settings.distill and settings.epochs else None
-        result = finetune(
-            model, evaluator.task, settings, teacher=teacher, checkpoint=Path(checkpoint) if checkpoint else None
-        )
+        model = evaluator.pruner.build(policy) if start is None else graph.rebuild(policy, start).clone_tensors()
+        teacher = graph.module() if settings.distill and settings.epochs else None
+        if trainer is not None and settings.epochs:
+            result = finetune_by(trainer, model, task, settings, teacher)
+        else:
+            result = finetune(
+                model, task, settings, teacher=teacher, checkpoint=Path(checkpoint) if checkpoint else None
+            )
     if isinstance(result, Failure):
         return result
     losses = tuple(epoch.loss for epoch in result.history if epoch.loss is not None)
     named = dict(model.named_parameters()) | dict(model.named_buffers())  # those that a state dict leaves out too
     state = {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
-    return Tuned(policy, state, result.metrics, result.history[0].metrics, losses, time.perf_counter() - start)
+    return Tuned(policy, state, result.metrics, result.history[0].metrics, losses, time.perf_counter() - began)

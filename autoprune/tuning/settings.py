@@ -1,10 +1,10 @@
-"""How to fine-tune: settings, the learning rate of each step, and the precision where it pays."""
+"""How to fine-tune, and how many."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from autoprune.core.files import canonical_json, digest
 
@@ -55,3 +55,25 @@ class FinetuneSettings(BaseModel):
     def id(self) -> str:
         """A hash of all settings."""
         return digest(canonical_json(self.model_dump()))
+
+
+class MemberSettings(FinetuneSettings):
+    """What `finetune` may say: how to fine-tune, and how many.
+
+    Attributes:
+        members: how many candidates are fine-tuned in full and published.
+        candidates: so many are fine-tuned a little first, and the most promising spread of them in full; as many as
+            `members` where None, which are then chosen by their quality before any training.
+        short_epochs: that little.
+        function: `module:function`, a user's own training in the place of the built-in one (see `tuning.custom`).
+    """
+
+    members: StrictInt = Field(8, ge=1, le=1000)
+    candidates: StrictInt | None = Field(None, ge=1, le=10_000)
+    short_epochs: StrictInt = Field(1, ge=1, le=100_000)
+    function: str | None = Field(None, min_length=1, max_length=4096)
+
+    @property
+    def training(self) -> FinetuneSettings:
+        """How, without how many."""
+        return FinetuneSettings(**{name: getattr(self, name) for name in FinetuneSettings.model_fields})

@@ -161,3 +161,135 @@ def test_listing_a_front_imports_neither_torch_nor_pandas(tmp_path: Path) -> Non
     )
     found = subprocess.run([sys.executable, "-c", code, str(run)], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+def test_the_fastest_within_a_point(front: Front) -> None:
+    # dense 0.98; members 0.942, 0.9586, 0.9695, 0.9758, 0.9788, 0.9799
+    assert front.select(within="1pt").name == "member-4"
+    assert front.select(within=0.01).name == "member-4"
+    assert front.select(within="1.1%").name == "member-3"
+    assert front.select(within="3pt", prefer="best").name == "member-6"
+    assert front.select("latency_p50 >= 620us", within="3pt").name == "member-5"
+    assert front.select(within="90%", prefer="smallest").name == "member-1"
+
+
+def test_within_is_of_the_best_member_where_there_is_no_dense_model() -> None:
+    rows: tuple[Row, ...] = (
+        {"member": "a", "loss": 2.0, "latency_p50_us": 1.0},
+        {"member": "b", "loss": 1.5, "latency_p50_us": 2.0},
+        {"member": "c", "loss": 1.4, "latency_p50_us": 3.0},
+        {"member": "d", "loss": None, "latency_p50_us": 0.5},
+    )
+    found = make_front(*rows, metrics=("loss",), minimize=("loss",))
+    assert found.select(within="10%").name == "b"
+    assert found.select(within=0.6).name == "a"
+    with pytest.raises(
+        InputError, match=r"'1pt' is a hundredth of a metric between 0 and 1; 'loss' is 1.4. Write a perc"
+    ):
+        found.select(within="1pt")
+
+
+def test_nothing_within_names_the_nearest(front: Front) -> None:
+    with pytest.raises(InputError) as caught:
+        front.select("latency_p50 <= 300us", within="1pt")
+    wanted = "no member is within 1pt of the dense model's accuracy 0.98. The nearest is 'member-1' with accuracy 0.942"
+    assert wanted in str(caught.value)
+    nothing = make_front({"member": "a", "accuracy": None})
+    with pytest.raises(InputError, match="within: expected values of 'accuracy', got none"):
+        nothing.select(within="1pt")
+
+
+def test_preferences_with_a_name(front: Front) -> None:
+    assert front.select("latency_p50 <= 610us", prefer="best").name == "member-4"
+    assert front.select(prefer="fastest").name == "member-1"
+    assert front.select("accuracy >= 96%", prefer="fastest").name == "member-3"
+    assert front.select(prefer="smallest").name == "member-1"
+
+
+def test_weights_are_of_columns_scaled_over_the_front() -> None:
+    front = make_front(
+        {"member": "a", "accuracy": 0.90, "latency_p50_us": 10.0},
+        {"member": "b", "accuracy": 0.96, "latency_p50_us": 16.0},
+        {"member": "c", "accuracy": 1.00, "latency_p50_us": 30.0},
+    )
+    # scaled (error, latency): a (1, 0), b (0.4, 0.3), c (0, 1)
+    assert front.select(prefer={"accuracy": 1, "latency_p50": 1}).name == "b"
+    assert front.select(prefer="accuracy + latency_p50").name == "b"
+    assert front.select(prefer={"error": 1, "latency_p50": 3}).name == "a"
+    assert front.select(prefer="3*accuracy + latency_p50*1").name == "c"
+    assert front.select(prefer="accuracy*0 + latency_p50").name == "a"
+    # the scale is the whole front's, whatever the condition leaves: 0.4 w + 0.3 < 1 for w = 1
+    assert front.select("latency_p50 > 12us", prefer="accuracy + latency_p50").name == "b"
+
+
+@pytest.mark.parametrize(
+    ("prefer", "message"),
+    [
+        ({"accurracy": 1.0}, r"unknown preference 'accurracy'. Did you mean 'accuracy'"),
+        ({"member": 1.0}, "unknown preference 'member'"),
+        ({"accuracy": -1.0}, "expected a weight of at least 0"),
+        ({"accuracy": 0.0, "size": 0.0}, "expected at least one weight above 0"),
+        ("accuracy * fast", "prefer: expected"),
+        ("fastest + accuracy", "unknown preference 'fastest'"),
+    ],
+)
+def test_bad_weights(front: Front, prefer: str | dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        front.select(prefer=prefer)
+
+
+def two_devices() -> Front:
+    record = RunRecord(
+        profiles=("phone", "cpu"),
+        objectives=("error", "latency_p50@phone", "latency_p50@cpu"),
+        constraints=("latency_p99@cpu <= 8 ms", "latency_p99@phone <= 9 ms", "size <= 4 MB"),
+    )
+    rows: list[Row] = [
+        {"member": "dense", "accuracy": 0.95, "latency_p50_us@phone": 20.0, "latency_p50_us@cpu": 20.0},
+        {"member": "a", "accuracy": 0.9, "latency_p50_us@phone": 10.0, "latency_p50_us@cpu": 2.0},
+        {"member": "b", "accuracy": 0.8, "latency_p50_us@phone": 5.0, "latency_p50_us@cpu": 4.0},
+        {"member": "c", "accuracy": 0.7, "latency_p50_us@phone": 6.0, "latency_p50_us@cpu": 1.0},
+    ]
+    return Front(Path("nowhere"), record, rows)
+
+
+def test_a_front_as_one_device_sees_it() -> None:
+    front = two_devices()
+    phone, cpu = front.for_profile("phone"), front.for_profile("cpu")
+    assert [member.name for member in phone] == ["a", "b"]
+    assert [member.name for member in cpu] == ["a", "c"]
+    assert phone["b"].metrics == {"member": "b", "accuracy": 0.8, "latency_p50_us": 5.0}
+    assert phone.dense is not None
+    assert phone.record.objectives == ("error", "latency_p50")
+    assert phone.record.constraints == ("latency_p99 <= 9 ms", "size <= 4 MB")
+    assert phone.for_profile("phone") is phone
+    assert front.select("latency_p50 <= 7us", profile="phone").name == "b"
+    assert front.select(prefer="fastest", profile="cpu").metrics["latency_p50_us@phone"] == 6.0
+    assert front.select(prefer="fastest").name == "c"  # on both together
+    assert front.select(prefer="latency_p50@phone").name == "b"
+
+
+def test_the_search_says_who_is_on_a_devices_front() -> None:
+    front = two_devices()
+    rows = [{**row, "on_front@phone": int(row["member"] in ("a", "c"))} for row in front.rows]
+    marked = Front(front.run, front.record, rows)
+    assert [member.name for member in marked.for_profile("phone")] == ["a", "c"]
+
+
+def test_a_profile_that_no_objective_names_is_seen_by_what_is_minimised_elsewhere() -> None:
+    front = two_devices()
+    record = front.record.model_copy(update={"objectives": ("error", "latency_p50@phone")})
+    seen = Front(front.run, record, front.rows).for_profile("cpu")
+    assert seen.record.objectives == ("error", "latency_p50")
+    assert [member.name for member in seen] == ["a", "c"]
+
+
+def test_messages_about_profiles() -> None:
+    front = two_devices()
+    with pytest.raises(InputError, match=r"unknown profile 'phnoe'. Did you mean 'phone'\? Known: cpu, phone"):
+        front.select(profile="phnoe")
+    for call in ({"where": "latency_p50 <= 5us"}, {"prefer": "latency_p50"}, {"prefer": {"latency_p50": 1.0}}):
+        with pytest.raises(
+            InputError, match="'latency_p50' is another on each profile: write one of latency_p50@phone"
+        ):
+            front.select(**call)

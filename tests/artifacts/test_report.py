@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -19,8 +17,7 @@ from autoprune.artifacts.report import write_report
 from autoprune.artifacts.report.budget import fastest_within, staircase
 from autoprune.artifacts.report.data import load_report_data
 from autoprune.artifacts.report.page import script_json
-from autoprune.artifacts.report.statistics import kendall_tau, mean_relative_error
-from autoprune.artifacts.table import Row, write_table
+from autoprune.artifacts.table import Row, read_table, write_table
 from autoprune.core.errors import InputError
 from tests.artifacts.samples import write_sample
 
@@ -167,20 +164,31 @@ def test_staircase_is_the_best_that_fits(tmp_path: Path) -> None:
     assert fastest_within(data, view, 0.0) is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=8))
-def test_kendall_tau_against_counting_pairs(pairs: list[tuple[int, int]]) -> None:
-    def sign(value: int) -> int:
-        return (value > 0) - (value < 0)
+def test_a_front_for_each_device_and_the_joint_one(tmp_path: Path) -> None:
+    run = write_sample(tmp_path / "sample", profiles=("cpu", "phone"))
+    rows = [dict(row) for row in read_table(run / FRONT, "front")]
+    for place, row in enumerate(rows):
+        row |= {"on_front@cpu": 1, "on_front@phone": int(place % 2 == 0), "speedup@phone": 2.0}
+    write_table(run / FRONT, rows)
+    page = page_of(run)
+    figures = payload(page)["figures"]
+    assert isinstance(figures, dict)
+    for view, members in (("p50@cpu", 6), ("p50@phone", 3)):
+        traces = {trace["name"]: trace for trace in figures[f"front-{view}"]["data"] if "ids" in trace}
+        (trace,) = traces.values()
+        assert len(trace["x"]) == members
+    apart = [t for t in figures["front-p50@phone"]["data"] if t.get("name") == "members of other devices' fronts"]
+    assert len(apart[0]["x"]) == 3
+    (cells,) = figures["devices"]["data"]
+    assert cells["x"] == ["cpu", "phone"]
+    assert len(cells["y"]) == 6
+    assert cells["text"][0][1].endswith("\u00d7") or cells["text"][0][1].endswith("\u25cf")
+    assert "on the front of" in page.text
+    assert "cpu, phone" in page.text
 
-    products = [(sign(a[0] - b[0]), sign(a[1] - b[1])) for a, b in combinations(pairs, 2)]
-    x, y = sum(a != 0 for a, _ in products), sum(b != 0 for _, b in products)
-    tau = kendall_tau([float(a) for a, _ in pairs], [float(b) for _, b in pairs])
-    if x and y:
-        assert tau == pytest.approx(sum(a * b for a, b in products) / math.sqrt(x * y))
-    else:
-        assert math.isnan(tau)
 
-
-def test_mean_relative_error() -> None:
-    assert mean_relative_error([1.0, 3.0, math.nan], [2.0, 2.0, 5.0]) == pytest.approx(0.5)
-    assert math.isnan(mean_relative_error([], []))
+def test_how_well_stages_rank_stands_in_every_report(tmp_path: Path) -> None:
+    page = page_of(write_sample(tmp_path / "sample"))
+    assert "Do the cheap stages rank like the dear ones?" in page.text
+    assert "accuracy: no fine-tuning and full fine-tuning" in page.text
+    assert "latency_p50: predicted and measured" in page.text

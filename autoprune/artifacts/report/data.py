@@ -10,10 +10,9 @@ from pathlib import Path
 from autoprune.artifacts.choice import higher_is_better, number
 from autoprune.artifacts.front import load_front
 from autoprune.artifacts.layout import DENSE, METRICS, RECIPE, TRIALS, member_folder
-from autoprune.artifacts.records import MetricsRecord, Recipe, RunRecord
+from autoprune.artifacts.ranking import PERCENTILES, read_ranking
+from autoprune.artifacts.records import ComparisonRecord, MetricsRecord, Recipe, RunRecord
 from autoprune.artifacts.table import Row, read_table
-
-PERCENTILES = ("p50", "p90", "p95", "p99")
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,7 @@ class ReportData:
         widths: member -> group -> units kept, for members whose recipe is there.
         details: member -> what was published and what failed, for members whose metrics are there.
         views: latency axes for which there are values.
+        ranking: how well cheap stages rank what dear ones decide.
     """
 
     name: str
@@ -79,6 +79,7 @@ class ReportData:
     widths: dict[str, dict[str, int]]
     details: dict[str, MetricsRecord]
     views: tuple[View, ...]
+    ranking: tuple[ComparisonRecord, ...] = ()
 
     @property
     def group_sizes(self) -> dict[str, int]:
@@ -161,6 +162,7 @@ def load_report_data(run: Path) -> ReportData:
         widths=widths,
         details=details,
         views=_views(front.rows, front.record.profiles),
+        ranking=read_ranking(front),
     )
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 from autoprune.artifacts.choice import number
+from autoprune.artifacts.device import on_front
 from autoprune.artifacts.report.data import ReportData, View
-from autoprune.artifacts.report.statistics import kendall_tau, mean_relative_error, paired
 from autoprune.artifacts.table import Row
 from autoprune.core.units import format_count, format_us
+from autoprune.pareto.correlation import kendall_tau, mean_relative_error, paired
 
 Figure: TypeAlias = dict[str, Any]
 
@@ -75,7 +76,7 @@ def _times(data: ReportData, view: View, rows: Iterable[Row], column: str | None
 def front_figure(data: ReportData, view: View) -> Figure:
     """Quality against latency: trials, predicted and measured members, the dense model."""
     traces = [_trial_trace(data, view)] if data.trials else []
-    traces += [*_shift_traces(data, view), _member_trace(data, view)]
+    traces += [*_shift_traces(data, view), *_member_traces(data, view)]
     if data.dense:
         traces.append(_dense_trace(data, data.dense, view))
     device = f" on {view.profile}" if view.profile else ""
@@ -92,7 +93,11 @@ def front_figure(data: ReportData, view: View) -> Figure:
 
 def _trial_trace(data: ReportData, view: View) -> Figure:
     rows = [row for row in data.trials if row.get(data.metric) is not None]
-    text = [f"trial {label(row.get('number', '?'))}, {label(row.get('origin') or 'sampler')}" for row in rows]
+    text = [
+        f"trial {label(row.get('number', '?'))}, {label(row.get('origin') or 'sampler')}"
+        + (f"<br>stopped after {row['raced_out']} samples as surely dominated" if row.get("raced_out") else "")
+        for row in rows
+    ]
     return {
         "type": "scatter", "mode": "markers", "name": f"trials ({len(rows)}), before fine-tuning",
         "x": _times(data, view, rows, view.predicted), "y": _plain(data.quality(row) for row in rows),
@@ -127,17 +132,33 @@ def _shift_traces(data: ReportData, view: View) -> list[Figure]:
     ]  # fmt: skip
 
 
-def _member_trace(data: ReportData, view: View) -> Figure:
+def _member_traces(data: ReportData, view: View) -> list[Figure]:
+    """The members of this device's front, joined; those that are members for other devices' sake, apart."""
     rows = sorted(data.members, key=lambda row: (view.latency_us(row), str(row["member"])))
     measured = any(row.get(view.measured) is not None for row in rows)
-    return {
-        "type": "scatter", "mode": "lines+markers", "meta": "members", "ids": [str(row["member"]) for row in rows],
-        "name": f"members, {'measured' if measured else 'predicted'} latency",
-        "text": [_hover(data, row, view) for row in rows],
-        "x": _times(data, view, rows), "y": _plain(data.quality(row) for row in rows),
-        "hovertemplate": "%{text}<extra></extra>", "line": {"color": BLUE, "width": 1.6, "shape": "hv"},
-        "marker": {"size": 10, "opacity": 1, "color": BLUE, "line": {"color": "white", "width": 1}},
-    }  # fmt: skip
+    on = [row for row in rows if on_front(row, view.profile)]
+    traces: list[Figure] = [
+        {
+            "type": "scatter", "mode": "lines+markers", "meta": "members", "ids": [str(row["member"]) for row in on],
+            "name": f"members, {'measured' if measured else 'predicted'} latency",
+            "text": [_hover(data, row, view) for row in on],
+            "x": _times(data, view, on), "y": _plain(data.quality(row) for row in on),
+            "hovertemplate": "%{text}<extra></extra>", "line": {"color": BLUE, "width": 1.6, "shape": "hv"},
+            "marker": {"size": 10, "opacity": 1, "color": BLUE, "line": {"color": "white", "width": 1}},
+        }
+    ]  # fmt: skip
+    apart = [row for row in rows if not on_front(row, view.profile)]
+    if apart:
+        traces.append(
+            {
+                "type": "scatter", "mode": "markers", "name": "members of other devices' fronts",
+                "text": [_hover(data, row, view) for row in apart],
+                "x": _times(data, view, apart), "y": _plain(data.quality(row) for row in apart),
+                "hovertemplate": "%{text}<extra></extra>",
+                "marker": {"size": 9, "symbol": "diamond-open", "color": BLUE, "line": {"width": 1.4}},
+            }
+        )  # fmt: skip
+    return traces
 
 
 def _dense_trace(data: ReportData, dense: Row, view: View) -> Figure:

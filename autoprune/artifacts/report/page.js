@@ -96,6 +96,7 @@
   }
 
   draw("widths", "widths");
+  draw("devices", "devices");
   document.querySelectorAll("table").forEach(sortable);
   if (view) {
     view.addEventListener("change", show);

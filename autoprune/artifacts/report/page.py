@@ -13,6 +13,7 @@ from autoprune.artifacts.layout import REPORT
 from autoprune.artifacts.report import tables
 from autoprune.artifacts.report.budget import start_us
 from autoprune.artifacts.report.data import ReportData, View, load_report_data
+from autoprune.artifacts.report.devices import devices_figure
 from autoprune.artifacts.report.figures import escape, front_figure, prediction_figure, provenance_figure, widths_figure
 from autoprune.core.errors import AutopruneError
 from autoprune.core.files import write_text
@@ -55,6 +56,13 @@ def render(data: ReportData) -> str:
             "<body><main>",
             _header(data),
             _front_section(data),
+            _figure_section(
+                "devices",
+                "Device by device",
+                "Speed-up over the dense model; a dot marks the members of that device's own front. All of them "
+                "together are the joint front.",
+                figures,
+            ),
             _section("Members", tables.members_table(data) + tables.failures_list(data), "Click a heading to sort."),
             _figure_section(
                 "widths", "Widths per layer", "Share of units each member keeps, fastest member first.", figures
@@ -82,7 +90,7 @@ def _figures(data: ReportData) -> dict[str, Any]:
     figures: dict[str, Any] = {f"front-{view.key}": front_figure(data, view) for view in data.views}
     figures |= {f"prediction-{view.key}": prediction_figure(data, view) for view in data.views}
     figures |= {f"provenance-{profile}": provenance_figure(data, profile) for profile in profiles}
-    figures["widths"] = widths_figure(data)
+    figures |= {"devices": devices_figure(data), "widths": widths_figure(data)}
     return {name: figure for name, figure in figures.items() if figure}
 
 
@@ -129,9 +137,9 @@ def _prediction_section(data: ReportData, figures: dict[str, Any]) -> str:
     body = ""
     if any(name.startswith("prediction-") for name in figures):
         body += '<div id="prediction" class="plot"></div>'
-    correlations = tables.correlations_table(data)
-    if correlations:
-        body += "<h3>Do the cheap stages rank like the dear ones?</h3>" + correlations
+    ranking = tables.ranking_table(data)
+    if ranking:
+        body += "<h3>Do the cheap stages rank like the dear ones?</h3>" + ranking
     if any(name.startswith("provenance-") for name in figures):
         body += "<h3>Where predicted latencies come from</h3>"
         body += (

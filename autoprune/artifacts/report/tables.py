@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 from autoprune.artifacts.choice import number
 from autoprune.artifacts.report.budget import fastest_within, staircase
 from autoprune.artifacts.report.data import ReportData, View
+from autoprune.artifacts.report.devices import devices, fronts_of
 from autoprune.artifacts.report.figures import escape
-from autoprune.artifacts.report.statistics import kendall_tau, mean_relative_error, paired
 from autoprune.artifacts.table import Row
 from autoprune.core.units import format_count, format_us
 
@@ -80,6 +80,7 @@ def _latency_note(data: ReportData, row: Row) -> str:
 def members_table(data: ReportData) -> str:
     """One row a member, the dense model first."""
     columns = _member_columns(data)
+    several = devices(data)
     rows = [*([data.dense] if data.dense else []), *data.members]
     body = []
     for row in rows:
@@ -87,8 +88,12 @@ def members_table(data: ReportData) -> str:
             (f"<b>{escape(row['member'])}</b>{_marks(data, row)}", str(row["member"]))
         ]
         cells += [(_cell(name, row), number(row.get(name))) for name, _ in columns]
+        if several:
+            fronts = ", ".join(fronts_of(data, row))
+            cells.append((escape(fronts) or DASH, fronts))
         body.append((' class="dense"' if row is data.dense else "", cells))
-    return html_table(["member", *(title for _, title in columns)], body, "members")
+    titles = [title for _, title in columns] + (["on the front of"] if several else [])
+    return html_table(["member", *titles], body, "members")
 
 
 def _member_columns(data: ReportData) -> list[tuple[str, str]]:
@@ -164,36 +169,18 @@ def budget_table(data: ReportData, view: View) -> str:
     )
 
 
-def correlations_table(data: ReportData) -> str:
+def ranking_table(data: ReportData) -> str:
     """How well the cheap stages rank what the dear ones decide; empty where there is nothing to compare."""
     body = []
-    for label, first, second, relative in _pairs(data):
-        kept = paired(first, second)
-        tau = kendall_tau(*kept)
-        if len(kept[0]) < 2 or math.isnan(tau):
-            continue
-        error = mean_relative_error(*kept) if relative else math.nan
-        cells: list[tuple[str, float | str]] = [
-            (escape(label), label), (f"{tau:.2f}", tau), (str(len(kept[0])), float(len(kept[0]))),
-            (DASH if math.isnan(error) else f"{error:.1%}", error),
-        ]  # fmt: skip
+    for found in data.ranking:
+        label = f"{found.what}: {found.first} and {found.second}"
+        cells: list[tuple[str, float | str]] = [(escape(label), label)]
+        for value, text in ((found.kendall, ".2f"), (found.spearman, ".2f"), (found.error, ".1%")):
+            cells.append((DASH, math.nan) if value is None else (format(value, text), value))
+        cells.insert(3, (str(found.models), float(found.models)))
         body.append(("", cells))
-    return html_table(["compared", "Kendall's tau", "models", "mean error"], body, "correlations") if body else ""
-
-
-def _pairs(data: ReportData) -> list[tuple[str, list[float], list[float], bool]]:
-    rows = data.members
-    result = []
-    for metric in data.record.metrics:
-        columns = ((f"before_{metric}", "before and after fine-tuning"), (f"test_{metric}", "validation and test"))
-        for other, label in columns:
-            first, second = ([number(row.get(name)) for row in rows] for name in (other, metric))
-            result.append((f"{metric}: {label}", first, second, False))
-    everyone = [*rows, *([data.dense] if data.dense else [])]
-    for view in data.views:
-        predicted, measured = ([number(row.get(name)) for row in everyone] for name in (view.predicted, view.measured))
-        result.append((f"latency {view.key}: predicted and measured", predicted, measured, True))
-    return result
+    titles = ["compared", "Kendall's tau", "Spearman's rho", "models", "mean error"]
+    return html_table(titles, body, "correlations") if body else ""
 
 
 def facts(data: ReportData) -> str:
