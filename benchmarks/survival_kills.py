@@ -145,25 +145,28 @@ def _killed(
     expected = searched(problem(), options.folder / f"{part}-expected", trials)
     given = problem(log, NAP_S)
     with open_executor(given.evaluator, settings) as executor:
-        with _killer(alive, options) as killed:
+        with _killer(alive, log, options) as killed:
             found = searched(given, options.folder / part, trials, executor)
         return checks(part, found, expected, evaluated(log), len(killed))
 
 
 @contextmanager
-def _killer(alive: Callable[[], list[psutil.Process]], options: Options) -> Iterator[list[int]]:
-    """A thread that kills a random worker every now and then; the list of those killed."""
+def _killer(alive: Callable[[], list[psutil.Process]], log: Path, options: Options) -> Iterator[list[int]]:
+    """A thread that kills a random worker after every few evaluations; the list of those killed."""
     killed: list[int] = []
     done = threading.Event()
     rng = random.Random(options.seed)
 
     def kill() -> None:
-        while len(killed) < options.kills and not done.wait(rng.uniform(4, 8) * NAP_S):
-            victims = alive()
+        wait_for = 4
+        while len(killed) < options.kills and not done.wait(rng.uniform(0.0, NAP_S)):
+            begun = len(evaluated(log))
+            victims = alive() if begun >= wait_for else []
             if victims:
                 victim = rng.choice(victims)
                 victim.kill()
                 killed.append(victim.pid)
+                wait_for = begun + rng.randint(3, 9)
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()

@@ -53,7 +53,8 @@ class WorkerProcesses(Pool[Worker]):
         self._context = pickled(context, "executor")
         self._settings = settings
         self._workers: list[Worker] = []
-        self._failed_starts = 0
+        self._failed_starts = 0  # in a row
+        self._started_once = False
         atexit.register(self.close)  # Python waits for its child processes at exit, and they wait for jobs
 
     def close(self) -> None:
@@ -89,7 +90,7 @@ class WorkerProcesses(Pool[Worker]):
         except WorkerDied as death:
             return self._bury(worker, death, feed)
         if worker.ready:
-            self._failed_starts = 0
+            self._failed_starts, self._started_once = 0, True
         return answer
 
     def _bury(self, worker: Worker, death: WorkerDied, feed: Feed) -> tuple[int, Any] | None:
@@ -97,7 +98,7 @@ class WorkerProcesses(Pool[Worker]):
         self._drop(worker)
         if not worker.ready:
             self._failed_starts += 1
-            if self._failed_starts >= MAX_FAILED_STARTS:
+            if self._failed_starts >= MAX_FAILED_STARTS * (self._settings.workers if self._started_once else 1):
                 raise AutopruneError(
                     f"worker processes do not start: {death.failure.message}, {self._failed_starts} times in a row. A "
                     "script that starts workers needs its own work under `if __name__ == '__main__':`; see what they "
