@@ -40,16 +40,17 @@ def _sortable(value: float | str) -> str:
 
 
 def cards(data: ReportData) -> str:
-    """The three or four figures that matter, in large type."""
+    """The few figures that matter, in large type."""
     items = []
     if data.dense:
         items.append(("dense model", quality_text(data, data.dense), _latency_note(data, data.dense)))
-    for points in (1.0, 3.0):
-        found = fastest_within(data, data.views[0], points) if data.views else None
+    for view, points in _shown_margins(data):
+        found = fastest_within(data, view, points)
         if found:
             row, speedup = found
             unit = "point" if data.as_error else "%"
-            label = f"fastest within {points:g} {unit}{'s' if data.as_error and points != 1 else ''} of dense"
+            where = f", {escape(view.profile)}" if view.profile else ""
+            label = f"fastest within {points:g} {unit}{'s' if data.as_error and points != 1 else ''} of dense{where}"
             items.append((label, f"{speedup:.2f}&times; faster", f"{escape(row['member'])}: {quality_text(data, row)}"))
     trials = f"from {len(data.trials)} evaluated policies" if data.trials else "on the front"
     items.append(("members", str(len(data.members)), trials))
@@ -58,6 +59,12 @@ def cards(data: ReportData) -> str:
         f'<div class="note">{note}</div></div>'
         for label, figure, note in items
     )
+
+
+def _shown_margins(data: ReportData) -> list[tuple[View, float]]:
+    """Two margins on one device, or one on each of several: (view, points)."""
+    first = list({view.profile: view for view in reversed(data.views)}.values())[::-1]  # of each device
+    return [(view, 1.0) for view in first] if len(first) > 1 else [(view, p) for view in first for p in (1.0, 3.0)]
 
 
 def quality_text(data: ReportData, row: Row, column: str | None = None) -> str:
@@ -103,7 +110,7 @@ def _member_columns(data: ReportData) -> list[tuple[str, str]]:
         wanted += [(metric, metric), (f"test_{metric}", f"{metric}, test")]
     for profile in dict.fromkeys(view.profile for view in data.views):
         at, of = (f"@{profile}", f" @{profile}") if profile else ("", "")
-        for percentile in ("p50", "p95"):
+        for percentile in ("p50",) if profile else ("p50", "p95"):  # of several devices, only the middle of each
             wanted.append((f"latency_{percentile}_us{at}", f"predicted {percentile}{of}"))
             wanted.append((f"measured_latency_{percentile}_us{at}", f"measured {percentile}{of}"))
         wanted.append((f"speedup{at}", f"speed-up{of}"))
