@@ -14,6 +14,8 @@ from torch import nn
 from autoprune.artifacts.bundle import write_run
 from autoprune.artifacts.layout import RUN
 from autoprune.artifacts.records import RunRecord
+from autoprune.cli.start import search_with
+from autoprune.config import load_config
 from autoprune.core.errors import InputError
 from autoprune.graph import trace
 from autoprune.pipeline.evaluator import add_notes, evaluation_dtype, make_evaluator
@@ -149,6 +151,26 @@ def test_judged_in_bfloat16() -> None:
     found = evaluator.evaluate(posed.space.policy(posed.space.uniform(0.5)))
     assert isinstance(found, Evaluation)
     assert seen[0] == (torch.bfloat16, False)
+
+
+def test_the_config_says_whether_it_races_and_in_what_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "config.yaml"
+    text = "model: m:m\ntask: m:t\nprofiles: [cpu-x86-onnxruntime-1t]\n"
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr("autoprune.api.search", lambda *given, **named: asked.update(named))
+    for loaded in ("load_model", "load_task"):
+        monkeypatch.setattr(f"autoprune.cli.start.{loaded}", lambda name, folder: name)
+    path.write_text(text)
+    search_with(load_config(path), tmp_path)
+    assert (asked["racing"], asked["precision"]) == (True, "float32")
+    path.write_text(text + "search: {racing: false, precision: auto}\n")
+    search_with(load_config(path), tmp_path)
+    assert (asked["racing"], asked["precision"]) == (False, "auto")
+    path.write_text(text + "search: {racing: maybe}\n")
+    with pytest.raises(InputError, match=r"search\.racing"):
+        load_config(path)
 
 
 def test_an_unknown_precision() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import subprocess
@@ -21,6 +22,7 @@ from autoprune.graph import DependencyGraph, SparsityPolicy
 from autoprune.pruning.pruner import Pruner
 from autoprune.search import evaluation
 from autoprune.search.evaluation import Evaluation, Evaluator
+from autoprune.search.executors import ExecutorSettings, Job, open_executor
 from tests.search.models import small_graph, small_pruner, small_task
 
 HALF = SparsityPolicy({"stem": 4, "block1.conv1": 8, "block2.conv1": 4})
@@ -112,6 +114,36 @@ def test_validation_is_read_once_where_it_fits(pruner: Pruner, monkeypatch: pyte
     again = [careful.evaluate(HALF), careful.evaluate(HALF)]
     assert reads.count == 4
     assert {e.value for e in [*found, *again] if isinstance(e, Evaluation)} == {found[0].value}  # type: ignore[union-attr]
+
+
+class Logged:
+    """A loader that notes every reading in a file, whichever process reads."""
+
+    def __init__(self, batches: list[Any], log: Path) -> None:
+        self.batches = batches
+        self.log = log
+
+    def __iter__(self) -> Iterator[Any]:
+        with self.log.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        return iter(self.batches)
+
+
+def test_a_worker_reads_validation_once_and_calibration_never(graph: DependencyGraph, tmp_path: Path) -> None:
+    batches = list(small_task().validation)
+    task = replace(
+        small_task(),
+        validation=Logged(batches, tmp_path / "validation"),
+        calibration=Logged(batches, tmp_path / "calibration"),
+    )
+    evaluator = Evaluator(Pruner(graph, "obs", task.calibration_batches(2)), task)
+    policies = [SparsityPolicy({**HALF, "block1.conv1": width}) for width in range(2, 10)]
+    jobs = [Job(place, Evaluator.evaluate, (policy, place)) for place, policy in enumerate(policies)]
+    with open_executor(evaluator, ExecutorSettings("local", workers=2)) as executor:
+        assert all(isinstance(result, Evaluation) for _, result in executor.run(jobs))
+    readers = (tmp_path / "validation").read_text().split()
+    assert 1 <= len(readers) == len(set(readers)) <= 2
+    assert (tmp_path / "calibration").read_text().split() == [str(os.getpid())]
 
 
 def test_same_in_another_process(pruner: Pruner, tmp_path: Path) -> None:
