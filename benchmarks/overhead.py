@@ -59,6 +59,7 @@ class Judged:
     value: float
     metrics: dict[str, float]
     seconds: float
+    raced_out: int = 0
 
 
 class Instant:

@@ -19,6 +19,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.search.linear import cholesky, product, solved
+
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
 
@@ -124,8 +126,8 @@ class QualityModel:
         self._spacing = _spacing(self._seen.cut)
         kernel = self._kernel(self._seen, self._seen)
         kernel[np.diag_indices_from(kernel)] += scales.noise**2
-        self._whitening = np.linalg.inv(np.linalg.cholesky(kernel))  # its transpose times itself inverts the kernel
-        self._weights = self._whitening.T @ (self._whitening @ target)
+        self._whitening = solved(cholesky(kernel), np.eye(len(kernel)))  # its transpose times itself inverts the kernel
+        self._weights = product(self._whitening.T, product(self._whitening, target))
 
     def predict(self, choices: npt.ArrayLike) -> Floats:
         """The median of what a trial would measure; the summed damage, without a unit, where there are few trials.
@@ -150,10 +152,10 @@ class QualityModel:
             return np.repeat(rises.sum(axis=1)[:, None], len(deviations), axis=1)
         asked = self._coordinates(rises)
         kernel = self._kernel(asked, self._seen)
-        mean = kernel @ self._weights
+        mean = product(kernel, self._weights)
         spread = np.zeros_like(mean)
         if np.any(deviations):
-            explained = kernel @ self._whitening.T  # (n, n_trials)
+            explained = product(kernel, self._whitening.T)  # (n, n_trials)
             spread = np.sqrt(np.maximum(self._prior_variance(asked) - (explained**2).sum(axis=1), 1e-12))
         with np.errstate(over="ignore"):
             return np.asarray(
@@ -164,7 +166,7 @@ class QualityModel:
         """Damage by variable and level, each scaled by what trials say of it.  # n_variables x (n_levels,)"""
         if not self.informed:
             return self._damage.tables
-        weights = self._scales.weights**2 * (self._seen.shares.T @ self._weights)
+        weights = self._scales.weights**2 * product(self._seen.shares.T, self._weights)
         factors = np.exp(np.clip(weights, -_LARGEST_WEIGHT, _LARGEST_WEIGHT))
         return tuple(factor * table for factor, table in zip(factors, self._damage.tables, strict=True))
 
@@ -210,8 +212,9 @@ def select_scales(damage: Damage, choices: npt.ArrayLike, values: npt.ArrayLike)
 def _likelihood(kernel: Floats, target: Floats, noise: float) -> float:
     """Logarithm of the marginal likelihood, up to a constant."""
     kernel[np.diag_indices_from(kernel)] += noise**2
-    factor = np.asarray(np.linalg.cholesky(kernel), dtype=np.float64)
-    return float(-0.5 * target @ _solved(factor, target) - np.log(np.diag(factor)).sum())
+    factor = cholesky(kernel)
+    half = solved(factor, target[:, None])
+    return float(-0.5 * (half**2).sum() - np.log(np.diag(factor)).sum())
 
 
 def _coordinates(rises: Floats, unit: float) -> _Coordinates:
@@ -225,7 +228,7 @@ def _kernels(one: _Coordinates, other: _Coordinates) -> tuple[Floats, Floats, Fl
     apart = one.link[:, None] - other.link[None, :]
     fixed = _VAGUE * (1.0 + one.link[:, None] * other.link[None, :])
     fixed = fixed + _BEND * np.exp(-0.5 * (apart / _BEND_REACH) ** 2)
-    return fixed, one.shares @ other.shares.T, _distances(one.cut, other.cut)
+    return fixed, product(one.shares, other.shares.T), _distances(one.cut, other.cut)
 
 
 def _combined(fixed: Floats, shares: Floats, distance: Floats, scales: Scales) -> Floats:
@@ -236,7 +239,7 @@ def _combined(fixed: Floats, shares: Floats, distance: Floats, scales: Scales) -
 
 def _distances(one: Floats, other: Floats) -> Floats:
     """Squared Euclidean distances.  # (n_one, n_other)"""
-    squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :] - 2.0 * one @ other.T
+    squares = (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1)[None, :] - 2.0 * product(one, other.T)
     return np.asarray(np.maximum(squares, 0.0))
 
 
@@ -249,12 +252,6 @@ def _typical(values: Floats) -> float:
     """A quarter of the median: below it the logarithmic scale is nearly linear."""
     positive = values[values > 0.0]
     return max(0.25 * float(np.median(positive)), 1e-12) if len(positive) else 1.0
-
-
-def _solved(factor: Floats, target: Floats) -> Floats:
-    """The solution of K x = target from the Cholesky factor of K."""
-    half = np.asarray(np.linalg.solve(factor, target), dtype=np.float64)
-    return np.asarray(np.linalg.solve(factor.T, half), dtype=np.float64)
 
 
 def foretold(damage: Damage, choices: npt.ArrayLike, values: npt.ArrayLike, batch: int = 16) -> Floats:

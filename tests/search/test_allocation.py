@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from autoprune.core.errors import AutopruneError, InputError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.pareto.hypervolume import hypervolume
-from autoprune.search.allocation import CostOf, allocate, allocate_separable, linearised, single_moves
+from autoprune.search.allocation import CostOf, allocate, allocate_separable, linearised, repaired, single_moves
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -104,6 +104,66 @@ def test_beats_uniform_ratios_and_spreads_along_the_front() -> None:
     for row in ladder[1:-1]:
         affordable = found[cost(found) <= cost(row[None])[0]]
         assert totals(damage, affordable).min() < totals(damage, row[None])[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems, st.integers(0, 2**31), st.floats(0.2, 0.9), st.floats(0.2, 0.9))
+def test_constrained_is_close_to_the_exact_feasible_front(
+    problem: list[tuple[list[float], list[float]]], seed: int, one: float, other: float
+) -> None:
+    """Two bounds besides the cost: on another coupled cost, and on the sum of levels."""
+    levels = [len(table) for table, _ in problem]
+    damage = [sorted(table, reverse=True) for table, _ in problem]
+    cost, second = chained_cost(levels, seed), chained_cost(levels, seed + 1)
+    every = everything(levels)
+    limits = second(every).min() + one * np.ptp(second(every)), other * (sum(levels) - len(levels))
+
+    def violation(choices: Integers) -> Floats:
+        over = np.maximum(second(choices) / limits[0] - 1.0, 0.0)
+        return np.asarray(over + np.maximum(choices.sum(axis=1) - limits[1], 0.0))
+
+    feasible = every[violation(every) <= 0.0]
+    exact = front_of(totals(damage, feasible), cost(feasible))
+    found = allocate(damage, cost, points=len(every), violation=violation)
+    assert (violation(found) <= 0.0).all()
+    reached = front_of(totals(damage, found), cost(found))
+    reference = exact.max(axis=0) + 1.0
+    assert hypervolume(reached, reference) >= 0.97 * hypervolume(exact, reference)
+
+
+def test_constraints_in_a_large_problem() -> None:
+    """What is found under a bound is as good as what is found without it where that meets it anyway."""
+    damage, cost = large_problem()
+    second = chained_cost([8] * 16, 7)
+    limit = float(second(np.full((1, 16), 4))[0])
+
+    def violation(choices: Integers) -> Floats:
+        return np.maximum(second(choices) / limit - 1.0, 0.0)
+
+    free, found = allocate(damage, cost, points=24), allocate(damage, cost, points=24, violation=violation)
+    assert (violation(found) <= 0.0).all()
+    assert len(found) == 24
+    inside = free[violation(free) <= 0.0]
+    assert 0 < len(inside) < 24
+    reference = np.array([float(cost(free).max()), totals(damage, free).max()])
+    volumes = [
+        hypervolume(np.stack([cost(rows), totals(damage, rows)], axis=1), reference + 1.0) for rows in (found, inside)
+    ]
+    assert volumes[0] > 1.002 * volumes[1]
+
+
+def test_repairs_go_by_the_least_damage() -> None:
+    damage = [np.array([5.0, 1.0, 0.0]), np.array([0.5, 0.1, 0.0])]
+
+    def violation(choices: Integers) -> Floats:
+        return np.maximum(choices.sum(axis=1) - 2.0, 0.0)
+
+    found = repaired(np.array([[2, 2], [2, 0], [0, 2]]), damage, violation)
+    assert found.tolist() == [[2, 0], [2, 0], [0, 2]]
+    none = repaired(np.array([[2, 2]]), damage, lambda choices: np.ones(len(choices)))
+    assert none.shape == (0, 2)
+    with pytest.raises(AutopruneError, match="found no choice that meets the constraints"):
+        allocate(damage, lambda choices: choices.sum(axis=1).astype(np.float64), violation=lambda c: np.ones(len(c)))
 
 
 def test_same_seed_same_choices() -> None:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from optuna.samplers import NSGAIISampler
+from optuna.samplers import NSGAIISampler, TPESampler
 
 from autoprune.core.errors import InputError
 from autoprune.pareto.hypervolume import hypervolume
@@ -14,8 +14,10 @@ from autoprune.search.proposals import Proposal, derived_seed, nearby, without_r
 from autoprune.search.samplers import SAMPLERS, Sampler, SamplerSettings, Told
 from autoprune.search.samplers.archive import Archive, crowding
 from autoprune.search.samplers.genetic import population_size
+from autoprune.search.samplers.memory import MemoryStudy
 from autoprune.search.samplers.nsga2 import GENERATION_KEY, Nsga2
 from autoprune.search.samplers.nsga3 import Nsga3, divisions
+from autoprune.search.samplers.tpe import WINDOW, Tpe, window
 from tests.search.synthetic import SyntheticProblem, synthetic_problem
 
 LEVELS = (4, 1, 3, 8, 5, 2)
@@ -107,7 +109,7 @@ def search(name: str, levels: tuple[int, ...], trials: int, seed: int) -> float:
     return hypervolume([objectives(choice, levels) for choice in seen[:trials]], worst)
 
 
-@pytest.mark.parametrize("name", ["nsga2", "nsga3", "archive"])
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "archive", "surrogate"])
 def test_it_beats_random(name: str) -> None:
     levels = (6,) * 12
     assert np.mean([search(name, levels, 240, s) for s in range(2)]) > 1.02 * np.mean(
@@ -133,7 +135,7 @@ def found(name: str, problem: SyntheticProblem, trials: int, seed: int) -> set[t
     return set(itertools.islice(seen.values(), trials))
 
 
-@pytest.mark.parametrize("name", ["nsga2", "nsga3", "archive"])
+@pytest.mark.parametrize("name", ["nsga2", "nsga3", "archive", "surrogate"])
 def test_most_of_a_known_front_is_found(name: str) -> None:
     """300 of 1,024 choices hold most of the 40 on the front."""
     problem = synthetic_problem(variables=5, levels=4)
@@ -197,6 +199,25 @@ class TestGenerations:
         sampler.tell([Told(i, (i, 0, 0), (float("inf"), 1.0), {"c": v}) for i, v in enumerate((0.9, 0.2, 0.5, 0.1))])
         assert set(sampler.parents()) == {(1, 0, 0), (3, 0, 0)}
 
+    @pytest.mark.parametrize("kind", [Nsga2, Nsga3])
+    def test_a_generation_costs_the_same_however_many_there_were(self, kind: type[Nsga2 | Nsga3]) -> None:
+        sampler = kind(SamplerSettings(LEVELS, 2, 100, batch=6))
+        for batch in range(12):
+            sampler.tell(told(batch * 6, sampler.ask(6, batch)))
+            assert len(sampler._memory.study(sampler._sampler(0)).trials) <= 12
+
+    def test_optuna_selects_the_same_from_the_whole_history(self) -> None:
+        """What is left out of a generation's study has no part in it: Optuna's own walk through all of them agrees."""
+        sampler = Nsga2(SamplerSettings((9,) * 6, 2, 100, batch=8))
+        memory = MemoryStudy(SamplerSettings((9,) * 6, 2, 100))
+        for generation in range(6):
+            batch = told(generation * 8, sampler.ask(8, generation), (9,) * 6)
+            sampler.tell(batch)
+            memory.add(batch, {GENERATION_KEY: generation})
+            optuna_sampler = sampler._sampler(0)
+            parents = optuna_sampler.get_parent_population(memory.study(optuna_sampler), generation + 1)
+            assert sorted(tuple(trial.params.values()) for trial in parents) == sorted(sampler.parents())
+
     def test_optuna_still_builds_the_key_as_expected(self) -> None:
         assert f"{NSGAIISampler.__name__}:generation" == GENERATION_KEY
 
@@ -244,6 +265,31 @@ class TestReferencePoints:
         assert set(sampler.parents()) == {(1, 0, 0), (3, 0, 0)}
         sampler.tell([Told(4 + i, (i, 5, 5), (1.0 - i, 1.0 * i), {"c": -0.1}) for i in range(2)])
         assert set(sampler.parents()) == {(0, 5, 5), (1, 5, 5)}
+
+
+class TestTpe:
+    def test_what_it_looks_at_does_not_grow(self) -> None:
+        sampler = Tpe(SamplerSettings((50, 50), 2, 5000))
+        for batch in range(80):
+            sampler.tell([Told(8 * batch + i, (batch % 50, i), (float(i), float(batch)), {}) for i in range(8)])
+            assert len(sampler._held) < 2 * WINDOW
+        assert len(sampler._memory.study(TPESampler()).trials) == len(sampler._held)
+
+    def test_the_window_keeps_the_best_and_the_latest(self) -> None:
+        good = [Told(i, (i,), (0.0, float(-i)), {"c": -1.0}) for i in range(3)]
+        bad = [Told(3 + i, (9,), (5.0, 5.0), {"c": -1.0}) for i in range(10)]
+        broken = [Told(13 + i, (9,), (-9.0, -9.0), {"c": 0.5}) for i in range(4)]
+        kept = window([*good, *bad, *broken], size=6)
+        assert [told.number for told in kept] == [0, 1, 2, 14, 15, 16]
+
+    def test_children_follow_the_window(self) -> None:
+        """Told that low levels are good, a thousand trials on it asks for low levels."""
+        sampler = Tpe(SamplerSettings((30,) * 4, 2, 2000))
+        rng = np.random.default_rng(0)
+        for batch in range(100):
+            choices = [tuple(map(int, row)) for row in rng.integers(0, 30, (8, 4))]
+            sampler.tell([Told(8 * batch + i, c, (float(sum(c)), float(c[0])), {}) for i, c in enumerate(choices)])
+        assert np.mean(sampler.ask(20, 0)) < 9.0
 
 
 class TestArchive:
@@ -347,6 +393,6 @@ def test_settings_are_checked(settings: tuple[tuple[int, ...], int, int, int | N
 def test_unknown_sampler_lists_the_known() -> None:
     with pytest.raises(
         InputError,
-        match=r"unknown sampler 'nsga4'\. Did you mean 'nsga[23]'\? Known: archive, nsga2, nsga3, .*random, surrogate, tpe",
+        match=r"unknown sampler 'nsga4'\. Did you mean 'nsga[23]'\? Known: archive, nsga2, .*random, surrogate, tpe",
     ):
         SAMPLERS.get("nsga4")

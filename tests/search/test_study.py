@@ -330,6 +330,25 @@ class TestStorage:
         assert [list(t.objectives) for t in trials] == [["error"]] * 30
 
 
+class TestPlateau:
+    def test_a_search_that_finds_nothing_more_ends(self, tmp_path: Path) -> None:
+        problem = synthetic_problem(variables=4, levels=4, log=str(tmp_path / "log"))
+        few = search(problem, tmp_path / "run", trials=200, batch=16, plateau=16)
+        whole = search(problem, tmp_path / "whole", trials=200, batch=16)
+        assert 16 < len(few) < len(whole)
+        assert few == whole[: len(few)]
+        before = len(evaluations(tmp_path / "log"))
+        assert search(problem, tmp_path / "run", trials=200, batch=16, plateau=16) == few  # again where it stopped
+        assert len(evaluations(tmp_path / "log")) == before
+        assert search(problem, tmp_path / "run", trials=200, batch=16, plateau=200) == whole  # and on, where that is asked
+
+    def test_an_interrupted_search_ends_at_the_same_place(self, tmp_path: Path) -> None:
+        problem = synthetic_problem(variables=4, levels=4)
+        whole = search(problem, tmp_path / "whole", trials=200, batch=16, plateau=16)
+        search(problem, tmp_path / "parts", trials=21, batch=16, plateau=16)
+        assert search(problem, tmp_path / "parts", trials=200, batch=16, plateau=16) == whole
+
+
 class TestProgress:
     def test_it_tells_how_far_it_is(self, tmp_path: Path) -> None:
         heard: list[Progress] = []
@@ -366,6 +385,7 @@ class TestProgress:
         ({"seed": -1}, "seed >= 0"),
         ({"time_budget_s": 0.0}, "above 0 s"),
         ({"time_budget_s": float("nan")}, "above 0 s"),
+        ({"plateau": 0}, "a plateau of at least 1 evaluation, got 0"),
     ],
 )
 def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
