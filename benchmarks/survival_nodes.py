@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from autoprune.search.study import Progress
 from benchmarks.survival_part import Finding, Options, checks, evaluated, problem, searched
 
 NAP_S = 0.1
+HERE: dict[str, Any] = {"include_dashboard": False}
 
 
 class Nodes:
@@ -26,11 +26,14 @@ class Nodes:
     """
 
     def __init__(self, count: int, cpus: int) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        from autoprune.search.executors.ray import on_this_machine_only
+
+        self._stack = ExitStack()
+        self._stack.enter_context(on_this_machine_only())
         from ray.cluster_utils import Cluster
 
         self._cpus = cpus
-        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **HERE})
         self._nodes: list[Any] = []
         for _ in range(count):
             self.add()
@@ -42,7 +45,7 @@ class Nodes:
 
     def add(self) -> None:
         """One more node."""
-        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus))
+        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus, **HERE))
 
     def remove(self) -> None:
         """Kill the oldest node with all its processes, as a machine that is switched off."""
@@ -51,6 +54,7 @@ class Nodes:
     def close(self) -> None:
         """Stop them all."""
         self._cluster.shutdown()  # type: ignore[no-untyped-call]
+        self._stack.close()
 
 
 @contextmanager
@@ -72,24 +76,24 @@ def nodes(options: Options) -> list[Finding]:
 
 
 def searching(options: Options) -> list[Finding]:
-    """Six workers on three nodes; one is removed at a tenth of the trials, one added at two tenths, and so on."""
-    part, trials = "nodes, search", 40 + 6 * options.kills
+    """Three workers on three nodes; one is removed at a tenth of the trials, one added at two tenths, and so on."""
+    part, trials = "nodes, search", 40 + 2 * options.kills
     log = options.folder / "nodes.log"
     expected = searched(problem(), options.folder / "nodes-expected", trials)
     given = problem(log, NAP_S)
     changes = 0
-    with cluster(3, 2) as running:
+    with cluster(3, 1) as running:
 
         def change(progress: Progress) -> None:
             nonlocal changes
-            if progress.done >= trials * (changes + 1) / 10 and changes < 8:
+            if progress.done >= trials * (changes + 1) / 10 and changes < 6:
                 (running.add if changes % 2 else running.remove)()
                 changes += 1
 
-        settings = ExecutorSettings("ray", workers=6, address=running.address)
+        settings = ExecutorSettings("ray", workers=3, address=running.address)
         with open_executor(given.evaluator, settings) as executor:
             found = searched(given, options.folder / "nodes", trials, executor, change)
-    in_hand = 2 * (changes + 1) // 2  # a node has two workers
+    in_hand = changes  # a node has one worker
     return [Finding(part, "nodes removed and added", changes), *checks(part, found, expected, evaluated(log), in_hand)]
 
 

@@ -55,7 +55,7 @@ def test_actors_that_are_killed(options: Options) -> None:
 def test_nodes_that_come_and_go(options: Options) -> None:
     findings = survival_nodes.nodes(options)
     assert missed(findings) == []
-    assert found(findings, "nodes removed and added") == 8
+    assert found(findings, "nodes removed and added") == 6
 
 
 def test_a_full_disk(options: Options) -> None:

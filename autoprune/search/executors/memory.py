@@ -45,6 +45,12 @@ class Outgrown:
         )
 
 
+def outgrown(limit_bytes: int | None) -> Outgrown | None:
+    """Whether this process holds more than it may."""
+    held = 0 if limit_bytes is None else resident_bytes()
+    return None if limit_bytes is None or held <= limit_bytes else Outgrown(held, limit_bytes)
+
+
 def perform_within(context: Any, job: Job, limit_bytes: int | None) -> Any:
     """The job's result, or `Failure`; `Outgrown`, as soon as this process holds more than `limit_bytes`.
 
@@ -59,9 +65,9 @@ def perform_within(context: Any, job: Job, limit_bytes: int | None) -> Any:
         thread.join(_LOOK_S)
         if not thread.is_alive():
             return ended[0]()
-        held = resident_bytes()
-        if held > limit_bytes:
-            return Outgrown(held, limit_bytes)
+        found = outgrown(limit_bytes)
+        if found is not None:
+            return found
 
 
 def _run(context: Any, job: Job, ended: list[Callable[[], Any]]) -> None:

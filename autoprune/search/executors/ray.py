@@ -19,10 +19,11 @@ from typing import Any
 import ray
 import ray.exceptions
 from ray._private import ray_constants
+from ray._private import worker as worker_module
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors.executor import ExecutorSettings, Job, limit_threads
-from autoprune.search.executors.memory import Outgrown, perform_within
+from autoprune.search.executors.memory import Outgrown, outgrown, perform_within
 from autoprune.search.executors.pool import (
     MAX_FAILED_STARTS,
     START_TIMEOUT_S,
@@ -32,6 +33,8 @@ from autoprune.search.executors.pool import (
     died,
     overdue,
 )
+
+_LOG = logging.getLogger(__name__)
 
 
 class Actor:
@@ -45,7 +48,7 @@ class Actor:
         self._loaded: tuple[Any] | None = None
         self._spent = False
 
-    def ready(self, boxed: tuple[Any], threads: int) -> Failure | None:
+    def ready(self, boxed: tuple[Any], threads: int, memory_bytes: int | None) -> Failure | Outgrown | None:
         """Build the context, once a process; a `Failure` where it cannot be built.
 
         A process that has to go leaves here, and Ray calls the next one.
@@ -58,11 +61,12 @@ class Actor:
             except ray.exceptions.RaySystemError as error:
                 return Failure("cannot be loaded", _last_line(error))
             limit_threads(threads)
+            return outgrown(memory_bytes)
         return None
 
-    def perform(self, boxed: tuple[Any], threads: int, job: Job, memory_bytes: int | None) -> Any:
+    def perform(self, boxed: tuple[Any], threads: int, memory_bytes: int | None, job: Job) -> Any:
         """The job's result, `Failure`, or `Outgrown`."""
-        failure = self.ready(boxed, threads)
+        failure = self.ready(boxed, threads, memory_bytes)
         if failure is not None or self._loaded is None:
             return failure
         result = perform_within(self._loaded[0], job, memory_bytes)
@@ -97,11 +101,12 @@ class RayExecutor(Pool[Handle]):
     def __init__(self, context: Any, settings: ExecutorSettings) -> None:
         self._settings = settings
         self._started = _connect(settings)
+        self._loud = _quieted() if self._started else None
         self._failed_starts = 0
         self._handles: list[Handle] = []
-        self._context: tuple[tuple[Any], int] = ((None,), 1)
+        self._context: tuple[tuple[Any], int, int | None] = ((None,), 1, None)
         try:
-            self._context = ((_stored(context),), settings.threads)  # what each call takes first
+            self._context = ((_stored(context),), settings.threads, settings.memory_bytes)  # what each call takes first
         except BaseException:
             self.close()
             raise
@@ -110,10 +115,11 @@ class RayExecutor(Pool[Handle]):
         """Stop the actors, and Ray if it was started here."""
         while self._handles:
             ray.kill(self._handles.pop().actor)
-        self._context = ((None,), 1)
+        self._context = ((None,), 1, None)
         if self._started:
             self._started = False
             ray.shutdown()
+            worker_module.print_to_stdstream = self._loud
 
     def _busy(self) -> list[Handle]:
         return [handle for handle in self._handles if handle.assignment is not None]
@@ -123,9 +129,8 @@ class RayExecutor(Pool[Handle]):
             assignment = feed.take() if handle.waits_for is None else None
             if assignment is not None:
                 handle.assignment = assignment
-                job = assignment.job
-                handle.waits_for = handle.actor.perform.remote(*self._context, job, self._settings.memory_bytes)
-                limit = self._settings.timeout_s if job.timed else None
+                handle.waits_for = handle.actor.perform.remote(*self._context, assignment.job)
+                limit = self._settings.timeout_s if assignment.job.timed else None
                 handle.deadline = None if limit is None else time.monotonic() + limit
         while feed.more and len(self._handles) < self._settings.workers:
             self._handles.append(self._new_handle())
@@ -162,6 +167,8 @@ class RayExecutor(Pool[Handle]):
         if assignment is not None and isinstance(result, Outgrown):
             handle.waits_for = self._ping(handle.actor)
             return feed.lost(assignment, result.failure)
+        if assignment is None and isinstance(result, Outgrown):
+            raise AutopruneError(f"a Ray worker cannot start: {result.failure}")
         if assignment is None and isinstance(result, Failure):
             raise AutopruneError(
                 f"a Ray worker cannot load what it is to work on: {result.message}. What it needs must be importable "
@@ -234,7 +241,7 @@ def _connect(settings: ExecutorSettings) -> bool:
                 "an address, one is started for this run."
             ) from error
         return True
-    with _on_this_machine_only():
+    with on_this_machine_only():
         ray.init(
             address="local",
             num_cpus=max(1, math.ceil(settings.workers * settings.cpus_per_worker)),
@@ -264,7 +271,7 @@ def _check_answers(address: str) -> None:
 
 
 @contextmanager
-def _on_this_machine_only() -> Iterator[None]:
+def on_this_machine_only() -> Iterator[None]:
     """Ray's servers listen on all interfaces on Linux; as on other systems, a Ray for one machine needs only loopback.
 
     Ray reads the variable once, at import, in every one of its processes; the driver may have imported it long ago.
@@ -282,6 +289,17 @@ def _on_this_machine_only() -> Iterator[None]:
             del os.environ[name]
         else:
             os.environ[name] = before
+
+
+def _quieted() -> Any:
+    """Ray reports nodes that are lost, and each retry, on stdout, where results go; here they are logged. What did so."""
+    before = worker_module.print_to_stdstream
+
+    def log(data: dict[str, Any], *_: Any, **__: Any) -> None:
+        _LOG.info("Ray: %s", " ".join(map(str, data.get("lines", ()))))
+
+    worker_module.print_to_stdstream = log
+    return before
 
 
 def _first_line(error: BaseException) -> str:

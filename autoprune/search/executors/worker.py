@@ -15,7 +15,7 @@ from typing import Any
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors.executor import ExecutorSettings, limit_threads
-from autoprune.search.executors.memory import Outgrown, perform_within
+from autoprune.search.executors.memory import Outgrown, outgrown, perform_within
 from autoprune.search.executors.pool import START_TIMEOUT_S, Assignment, died, overdue
 
 _HELLO, _READY = "hello", "ready"
@@ -57,7 +57,8 @@ def serve(connection: Connection, threads: int, memory_bytes: int | None) -> Non
             connection.send(Failure(type(error).__name__, str(error)))
             return
         limit_threads(threads)
-        connection.send(_READY)
+        found = outgrown(memory_bytes)
+        connection.send(_READY if found is None else found)
         while True:
             job = pickle.loads(connection.recv_bytes())  # noqa: S301 - as above
             connection.send_bytes(_answer(job.id, perform_within(context, job, memory_bytes)))
@@ -151,6 +152,8 @@ class Worker:
             code = self._process.exitcode
             reason = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
             raise WorkerDied(died(f"worker process ended ({reason})")) from error
+        if isinstance(message, Outgrown):
+            raise AutopruneError(f"a worker process cannot start: {message.failure}")
         if isinstance(message, Failure):
             raise AutopruneError(
                 f"a worker process cannot load what it is to work on: {message}. What it needs must be importable "
