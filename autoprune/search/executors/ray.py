@@ -292,7 +292,7 @@ def on_this_machine_only() -> Iterator[None]:
 
 
 def _quieted() -> Any:
-    """Ray reports nodes that are lost, and each retry, on stdout, where results go; here they are logged. What did so."""
+    """Log what Ray reports (lost nodes, each retry): it writes to stdout, where results go. What did so before."""
     before = worker_module.print_to_stdstream
 
     def log(data: dict[str, Any], *_: Any, **__: Any) -> None:
