@@ -34,7 +34,9 @@ def load_model(reference: str, folder: Path | None = None) -> nn.Module:
     from torch import nn
 
     if reference.endswith(".pt2"):
-        return _load_exported(Path(reference))
+        from autoprune.graph.exported import load_exported
+
+        return load_exported(Path(reference))
     value = import_reference(reference, "model", folder)
     model = value if isinstance(value, nn.Module) else call(value, f"model '{reference}'")
     if not isinstance(model, nn.Module):
@@ -162,18 +164,3 @@ def _told(error: Exception) -> str:
         place = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
         text = str(error)
     return f"{type(error).__name__}: {text}".rstrip(": .") + place
-
-
-def _load_exported(path: Path) -> nn.Module:
-    import torch
-
-    if not path.is_file():
-        raise InputError(f"model {path}: expected a .pt2 file written by torch.export.save, found none.")
-    try:
-        module: nn.Module = torch.export.load(path).module()
-    except Exception as error:
-        raise InputError(
-            f"model {path}: expected a .pt2 file written by torch.export.save, got one that does not load "
-            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'})."
-        ) from error
-    return module

@@ -18,7 +18,8 @@ from typing import Any, BinaryIO
 from autoprune.core.errors import AutopruneError, InputError, shortened
 
 MAX_JSON_BYTES = 32 * 1024 * 1024
-MAX_JSON_ITEMS = 3_000_000  # a list of empty lists takes thirty times its text in memory
+MAX_JSON_ITEMS = 2_000_000  # a list of empty lists takes thirty times its text in memory
+BRACKET = 8  # items that a list or object counts as: so much longer it takes to make
 MAX_DIGITS = 19  # of a whole number: what fits 64 bits
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 _LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `replacing` names what it writes into
@@ -70,7 +71,7 @@ def parse_json(text: str, place: str, fault: str = "") -> Any:
         InputError: not JSON, nested too deeply, with NaN, infinity, a key twice, a whole number of more than
             `MAX_DIGITS` digits, or more than `MAX_JSON_ITEMS` items.
     """
-    items = text.count(",") + text.count("[") + text.count("{")
+    items = text.count(",") + BRACKET * (text.count("[") + text.count("{"))
     if items > MAX_JSON_ITEMS:
         raise InputError(f"{place}: expected at most {MAX_JSON_ITEMS} items, got about {items}.")
     try:

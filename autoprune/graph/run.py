@@ -14,9 +14,9 @@ from autoprune.graph.dimension import Widths, has_batch, size
 from autoprune.graph.program import Operation, Ref, Size
 
 
-def _is_pure(overload: OpOverload) -> bool:
-    """Whether the dispatcher has it and it gives something back: TorchScript's `aten::save` writes files."""
-    return bool(overload._schema.returns) and torch._C._dispatch_has_kernel(overload.name())
+def _is_dispatched(overload: OpOverload) -> bool:
+    """Whether it is a tensor operator: TorchScript has others under `aten`, of which `aten::save` writes files."""
+    return torch._C._dispatch_has_kernel(overload.name())
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def resolve_target(target: str) -> Callable[..., Any]:
         found = getattr(getattr(torch.ops.aten, name), overload) if namespace == "aten" and overload else None
     except (AttributeError, RuntimeError):
         found = None
-    if not isinstance(found, OpOverload) or name in ("from_file", "_local_scalar_dense") or not _is_pure(found):
+    if not isinstance(found, OpOverload) or name in ("from_file", "_local_scalar_dense") or not _is_dispatched(found):
         raise InputError(f"program: expected a known ATen operator, got '{shortened(target)}'.")
     return found
 

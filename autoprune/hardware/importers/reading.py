@@ -19,7 +19,7 @@ MAX_CELL = 4096
 MAX_CELLS = 1024  # of one record
 MAX_ENTRIES = 100_000  # times in one file
 LARGEST = 1e12
-LONGEST_US = 3600e6  # an hour; nobody's kernel takes that
+SHORTEST_US, LONGEST_US = 1e-6, 3600e6  # a picosecond and an hour; nobody's kernel takes either
 
 
 def read_json_file(path: Path, what: str) -> Any:
@@ -69,7 +69,7 @@ def time_us(value: object, place: str, scale: float) -> float:
         InputError: not a finite number above zero, or over an hour.
     """
     number = _number(value)
-    if number is None or number <= 0:
+    if number is None or number * scale < SHORTEST_US:
         raise InputError(f"{place}: expected a time above zero, got {_told(value)}. Correct or remove the entry.")
     if number * scale > LONGEST_US:
         raise InputError(f"{place}: expected a kernel's time, got {_told(value)}, over an hour. Check the unit.")
