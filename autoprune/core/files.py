@@ -7,7 +7,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ MAX_JSON_ITEMS = 2_000_000  # a list of empty lists takes thirty times its text 
 BRACKET = 8  # items that a list or object counts as: so much longer it takes to make
 MAX_DIGITS = 19  # of a whole number: what fits 64 bits
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
-_LEFTOVER = re.compile(r"\..+\.[a-z0-9_]{8}")  # as `replacing` names what it writes into
 
 
 def read_bytes(path: Path, what: str, max_bytes: int) -> bytes:
@@ -174,17 +172,6 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 "again to go on."
             ) from error
         raise InputError(f"cannot write {path}: {why}. Choose a folder you may write to.") from error
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that were killed left beside the files that they were about to replace (see `replacing`).
-
-    Only to be called where nobody else writes into the folder.
-    """
-    for depth in ("", "*/", "*/*/"):
-        for path in folder.glob(f"{depth}.*"):
-            if _LEFTOVER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
-                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
