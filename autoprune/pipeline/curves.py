@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from autoprune.artifacts.layout import PREDICTION
 from autoprune.core.errors import Failure, InputError
 from autoprune.core.files import read_json, write_json
 from autoprune.graph.policy import SparsityPolicy
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 DAMAGE = "damage.json"
 DAMAGE_SCHEMA = "autoprune.damage/2"
-PREDICTION = "prediction.json"
 PREDICTION_SCHEMA = "autoprune.prediction/1"
 _MOST_COMPARED = 2000  # trials: Kendall's tau compares all pairs
 
@@ -65,6 +65,18 @@ def measured_damage(problem: Problem, settings: SearchSettings, executor: Execut
     curves = damage_curves(problem.space, losses, budget.points)
     log.write(curves)
     return curves
+
+
+def damage_note(run: Path) -> tuple[str, ...]:
+    """What the curves of a run cost, as its record says it."""
+    stored = _stored(run / DAMAGE)
+    budget = stored.get("budget", {})
+    if not {"losses", "samples"} <= set(budget) or "evaluations" not in stored:
+        return ()
+    return (
+        f"damage curves took {budget['losses']} losses on {budget['samples']} samples each: as much as "
+        f"{stored['evaluations']:.3g} evaluations",
+    )
 
 
 def curves_budget(problem: Problem, settings: SearchSettings) -> DamageBudget:
@@ -129,13 +141,15 @@ def write_prediction(problem: Problem, curves: DamageCurves, trials: Sequence[Tr
     told = np.flatnonzero(np.isfinite(corrected))
     told = told[np.unique(np.linspace(0, max(len(told) - 1, 0), min(len(told), _MOST_COMPARED)).astype(np.int64))]
     damage = paired(curves.predict(choices[told]).tolist(), measured[told].tolist())
+    after = paired(corrected[told].tolist(), measured[told].tolist())
     write_json(
         problem.run / PREDICTION,
         {
             "schema": PREDICTION_SCHEMA,
             "spearman_damage": _or_none(spearman_rho(*damage)),
             "kendall_damage": _or_none(kendall_tau(*damage)),
-            "spearman_corrected": _or_none(spearman_rho(corrected[told].tolist(), measured[told].tolist())),
+            "spearman_corrected": _or_none(spearman_rho(*after)),
+            "kendall_corrected": _or_none(kendall_tau(*after)),
             "n": len(told),
         },
     )

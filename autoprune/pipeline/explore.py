@@ -6,7 +6,7 @@ from autoprune.artifacts.bundle import write_run
 from autoprune.artifacts.layout import FRONT
 from autoprune.core.files import canonical_json, digest, read_json, write_json
 from autoprune.pipeline import finish, training
-from autoprune.pipeline.curves import measured_damage, write_prediction
+from autoprune.pipeline.curves import damage_note, measured_damage, write_prediction
 from autoprune.pipeline.evaluator import add_notes, make_evaluator
 from autoprune.pipeline.problem import Problem, Progress, SearchSettings, run_record
 from autoprune.pipeline.seeds import make_seeds
@@ -50,6 +50,7 @@ def _run(problem: Problem, settings: SearchSettings, lock: FolderLock, progress:
     progress("calibrate", 1, 1)
     with open_executor(evaluator, settings.executor) as executor:
         curves = measured_damage(problem, settings, executor, progress)
+        add_notes(problem.run, damage_note(problem.run))
         trials = explore(problem, settings, executor, curves, progress, lock)
         finish.record_trials(trials, problem)
         trained = training.train(trials, problem, settings, executor, progress)

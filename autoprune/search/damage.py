@@ -301,7 +301,7 @@ def isotonic_decreasing(values: Floats) -> Floats:
             previous, size = blocks.pop()
             mean, count = (previous * size + mean * count) / (size + count), size + count
         blocks.append((mean, count))
-    return np.concatenate([np.full(count, mean) for mean, count in blocks])
+    return np.repeat([mean for mean, _ in blocks], [count for _, count in blocks]) if blocks else np.zeros(0)
 
 
 def _levels(count: int, points: int) -> tuple[int, ...]:

@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autoprune.artifacts.layout import PREDICTION
 from autoprune.core.errors import InputError
 from autoprune.core.files import read_json, write_json
 from autoprune.graph import DependencyGraph, SparsityPolicy
 from autoprune.pipeline.curves import (
     DAMAGE,
     DAMAGE_SCHEMA,
-    PREDICTION,
     PREDICTION_SCHEMA,
     curves_budget,
+    damage_note,
     measured_damage,
     write_prediction,
 )
@@ -84,6 +85,11 @@ def test_interrupted_curves_go_on_where_they_were(tmp_path: Path, evaluator: Eva
     stored = read_json(tmp_path / "whole" / DAMAGE, "curves", DAMAGE_SCHEMA)
     assert stored["evaluations"] == pytest.approx(budget.evaluations, abs=1e-3)
     assert stored["budget"]["samples"] == budget.samples
+    (note,) = damage_note(tmp_path / "whole")
+    assert (
+        note == f"damage curves took {budget.losses} losses on 64 samples each: as much as {budget.losses} evaluations"
+    )
+    assert damage_note(tmp_path) == ()
 
     (tmp_path / "parts").mkdir()
     part = posed(tmp_path / "parts", graph)
@@ -156,6 +162,7 @@ def test_prediction_of_a_landscape(tmp_path: Path) -> None:
     write_prediction(within, problem.curves(), trials)
     found = read_json(tmp_path / PREDICTION, "prediction", PREDICTION_SCHEMA)
     assert found["n"] == 89 - 16
+    assert found["kendall_corrected"] > found["kendall_damage"]
     assert 0.5 < found["kendall_damage"] < found["spearman_damage"] < found["spearman_corrected"] < 1.0
 
     write_prediction(within, problem.curves(), trials[:3])

@@ -340,7 +340,9 @@ class TestPlateau:
         before = len(evaluations(tmp_path / "log"))
         assert search(problem, tmp_path / "run", trials=200, batch=16, plateau=16) == few  # again where it stopped
         assert len(evaluations(tmp_path / "log")) == before
-        assert search(problem, tmp_path / "run", trials=200, batch=16, plateau=200) == whole  # and on, where that is asked
+        assert (
+            search(problem, tmp_path / "run", trials=200, batch=16, plateau=200) == whole
+        )  # and on, where that is asked
 
     def test_an_interrupted_search_ends_at_the_same_place(self, tmp_path: Path) -> None:
         problem = synthetic_problem(variables=4, levels=4)
