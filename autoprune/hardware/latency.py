@@ -161,9 +161,10 @@ class LatencyTable:
                 f"energy: the profile '{self.profile.name}' has none. Profile the device where it has a counter (RAPL, "
                 "NVML), or import a table with a column energy_uj."
             )
-        total = np.zeros(len(widths))
-        for part in self.parts(widths):
-            total += part.times_us * self._watts.get(part.operator, self._watts[ALL])
+        named, count = self._named(widths)
+        total = np.zeros(count)
+        for (bound, _), (times, _) in zip(self._binding.running(named), self._kernels(named, count), strict=True):
+            total += times * self._watts.get(bound.slot.operator, self._watts[ALL])
         return total
 
     def cost(self, policy: Mapping[str, int]) -> Cost:

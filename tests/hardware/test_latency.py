@@ -146,6 +146,21 @@ def test_removed_branches_cost_what_the_reduced_program_costs(name: str) -> None
         assert table.cost(policy).params == sum(p.numel() for p in graph.module(policy).parameters())
 
 
+@pytest.mark.parametrize("name", ["Residual", "Depthwise"])
+def test_energy_counts_what_is_left_of_kernels_that_lost_a_part(name: str) -> None:
+    graph = graph_of(name)
+    plain = synthetic_profile(graph, dict(ends(graph)))
+    watts = {operator: 2.0 + place for place, operator in enumerate(sorted({row.operator for row in plain.kernels}))}
+    rows = tuple(replace(row, energy_uj=watts[row.operator] * row.p50_us) for row in plain.kernels)
+    profile = HardwareProfile(plain.header, rows)
+    table = LatencyTable(profile, graph)
+    for group in [group.id for group in graph.groups.values() if group.removable]:
+        policy = graph.check({group: 0})
+        row = np.array([list(graph.widths(policy).values())])
+        alone = LatencyTable(profile, replace(graph, program=graph.program.at(policy)))
+        np.testing.assert_allclose(table.energy_uj(row), alone.energy_uj(row))
+
+
 def test_percentiles_ascend_even_where_their_fits_cross() -> None:
     graph = graph_of("Sequential")
     composition = {"p50": Composition(sum_factor=2.0, constant_us=0, kernel_us=0)}
