@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import optuna
 
 from autoprune.core.errors import unknown_name
@@ -25,7 +24,7 @@ from autoprune.search.samplers import SAMPLERS
 from autoprune.search.study import StudySettings, Trial, run_search
 from benchmarks.front_bench import Bench, Evaluated, Ledger, Outcome, Recipe, Subject
 from benchmarks.front_halp import Halp
-from benchmarks.front_peers import TorchPruning
+from benchmarks.front_peers import TorchPruning, sweep
 
 PLAIN, NORMS = Recipe("l2"), Recipe("l2", recalibrate=True)
 OURS = Recipe("obs", compensate=True, recalibrate=True)
@@ -91,15 +90,13 @@ class OptunaSearch:
 
 @dataclass(frozen=True)
 class Ladder:
-    """Every group cut by the same share.
+    """Every group that may shrink cut by the same share, at several roundings of widths.
 
     Attributes:
         recipe: how policies become models.
-        steps: shares tried, evenly from none to the narrowest; those that come to the same widths count once.
     """
 
     recipe: Recipe
-    steps: int = 200
 
     def applies(self, subject: Subject) -> bool:
         """See `Method`."""
@@ -110,10 +107,11 @@ class Ladder:
         start = time.perf_counter()
         pruner, ledger = bench.pruner(self.recipe, seed), Ledger(bench)
         setup_s = time.perf_counter() - start
-        for ratio in np.linspace(0.0, 1.0, self.steps + 1)[1:]:
-            policy = bench.space.policy(bench.space.uniform(float(ratio)))
-            if len(ledger.evaluated) < budget and not ledger.knows(policy):
-                ledger.judge(policy, partial(pruner.build, policy), {"ratio": float(ratio)})
+        sizes = {group: max(widths) for group, widths in bench.space.widths.items() if len(widths) > 1}
+        for ratio, rounding in sweep(bench, budget):
+            policy = {g: min(n, max(rounding, rounding * round(n * (1 - ratio) / rounding))) for g, n in sizes.items()}
+            if not ledger.knows(policy):
+                ledger.judge(policy, partial(pruner.build, policy))
         return Outcome(tuple(ledger.evaluated), setup_s)
 
     def module(self, bench: Bench, seed: int, evaluated: Evaluated) -> TracedModule:

@@ -59,21 +59,17 @@ class TorchPruning:
         ledger = Ledger(bench)
         setup_s = time.perf_counter() - start
         refused = 0
-        count = max(1, min(RATIOS, budget // len(roundings(bench))))
-        for ratio in np.linspace(0.0, 1.0, count + 2)[1:-1]:
-            for rounding in roundings(bench):
-                if len(ledger.evaluated) == budget:
-                    break
-                setting = {"ratio": float(ratio), "round_to": rounding}
-                try:
-                    pruned = self._pruned(bench, setting, gradients)
-                except Exception as problem:  # where it refuses is part of the answer
-                    refused += 1
-                    what = f"ratio {ratio:.3f}, rounding {rounding}: {type(problem).__name__}: {first_line(problem)}"
-                    print(f"{bench.subject.name} Torch-Pruning {self.importance} {what}", file=sys.stderr)
-                    continue
-                if not ledger.knows(pruned.widths):
-                    ledger.judge(pruned.widths, partial(self._finished, bench, pruned), setting)
+        for ratio, rounding in sweep(bench, budget):
+            setting = {"ratio": ratio, "round_to": rounding}
+            try:
+                pruned = self._pruned(bench, setting, gradients)
+            except Exception as problem:  # where it refuses is part of the answer
+                refused += 1
+                what = f"ratio {ratio:.3f}, rounding {rounding}: {type(problem).__name__}: {first_line(problem)}"
+                print(f"{bench.subject.name} Torch-Pruning {self.importance} {what}", file=sys.stderr)
+                continue
+            if not ledger.knows(pruned.widths):
+                ledger.judge(pruned.widths, partial(self._finished, bench, pruned), setting)
         return Outcome(tuple(ledger.evaluated), setup_s, {"ratios refused": refused})
 
     def module(self, bench: Bench, seed: int, evaluated: Evaluated) -> TracedModule:
@@ -153,10 +149,16 @@ class TorchPruning:
         pruner.step()
 
 
-def roundings(bench: Bench) -> tuple[int, ...]:
-    """What widths are rounded to: the hardware's quantum, a quarter of it, single units."""
+def sweep(bench: Bench, budget: int) -> list[tuple[float, int]]:
+    """Shares to prune, evenly from little to nearly all, each with what widths are rounded to.
+
+    Roundings are the hardware's quantum, a quarter of it, and single units: the quantum alone leaves narrow layers
+    whole.
+    """
     (profile,) = bench.problem.profiles.values()
-    return tuple(sorted({max(1, profile.alignment_quantum // divisor) for divisor in (1, 4, 64)}, reverse=True))
+    roundings = sorted({max(1, profile.alignment_quantum // divisor) for divisor in (1, 4, 64)}, reverse=True)
+    count = max(1, min(RATIOS, budget // len(roundings)))
+    return [(float(ratio), step) for ratio in np.linspace(0.0, 1.0, count + 2)[1:-1] for step in roundings]
 
 
 def widths_of(graph: DependencyGraph, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

