@@ -247,7 +247,7 @@ class Task:
         Seeded, most random loaders repeat. One that does not is read once, here, if its batches fit in 256 MB: then
         candidates are compared on the same ones, whichever worker judges them.
         """
-        fixed: dict[str, list[Any]] = {}
+        fixed: dict[str, Any] = {}
         notes: list[str] = []
         for split in ("validation", "test"):
             loader: Iterable[Any] | None = getattr(self, split)
