@@ -14,6 +14,7 @@ from autoprune.search.study import Progress
 from benchmarks.survival_part import Finding, Options, checks, evaluated, problem, searched
 
 NAP_S = 0.1
+ATTEMPTS = 5
 HERE: dict[str, Any] = {"include_dashboard": False}
 
 
@@ -44,8 +45,14 @@ class Nodes:
         return str(self._cluster.address)
 
     def add(self) -> None:
-        """One more node."""
-        self._nodes.append(self._cluster.add_node(num_cpus=self._cpus, **HERE))
+        """One more node. Ray gives each 30 s to start, which a busy machine may not keep."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._nodes.append(self._cluster.add_node(num_cpus=self._cpus, **HERE))
+                return
+            except Exception:  # Ray raises just that
+                if attempt == ATTEMPTS:
+                    raise
 
     def remove(self) -> None:
         """Kill the oldest node with all its processes, as a machine that is switched off."""

@@ -101,7 +101,7 @@ class RayExecutor(Pool[Handle]):
     def __init__(self, context: Any, settings: ExecutorSettings) -> None:
         self._settings = settings
         self._started = _connect(settings)
-        self._loud = _quieted() if self._started else None
+        self._loud: Any = _quieted() if self._started else None
         self._failed_starts = 0
         self._handles: list[Handle] = []
         self._context: tuple[tuple[Any], int, int | None] = ((None,), 1, None)
