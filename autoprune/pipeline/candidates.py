@@ -161,14 +161,15 @@ def standing(table: Sequence[Mapping[str, object]], problem: Problem) -> dict[st
     """Front -> which rows are on it: all but those that another beats there beyond the noise.
 
     To be beaten beyond it is to be nowhere less costly, and worse by more than it in quality. The noise of an accuracy
-    is its binomial standard error over the validation samples; other metrics are taken as exact. Costs are the measured
-    ones where there are any.
+    is its binomial standard error over the validation samples; other metrics are taken as exact, but for what they
+    differed by when the dense model was judged twice. Costs are the measured ones where there are any.
     """
     values = np.array([[_objective(row, problem, o) for o in problem.objectives] for row in table], dtype=float)
     samples = validation_size(problem) if problem.task.judges_classes else 0
     noise = np.array([_standard_error(row, samples) for row in table])
     evaluated = np.array([o.evaluated for o in problem.objectives])
-    margins = noise[:, None] * evaluated[None, :]  # (rows, objectives)
+    shaky = np.array([_between_two(o, problem) for o in problem.objectives])
+    margins = np.maximum(noise[:, None] * evaluated[None, :], shaky[None, :])  # (rows, objectives)
     gains = values[:, None, :] - values[None, :, :] - margins[:, None, :]  # (rows, others, objectives)
     found = {}
     for name, places in fronts(problem).items():
@@ -185,6 +186,14 @@ def _objective(row: Mapping[str, object], problem: Problem, objective: Objective
         return objective.judged(metrics, problem.task)
     measured = row.get(f"measured_{objective.column}")
     return float(measured if measured is not None else row[objective.column])  # type: ignore[arg-type]
+
+
+def _between_two(objective: Objective, problem: Problem) -> float:
+    """What two evaluations of the dense model differed by."""
+    if not objective.evaluated:
+        return 0.0
+    task = problem.task
+    return problem.noise.get(task.metric if objective.kind == task.quality else objective.kind, 0.0)
 
 
 def _standard_error(row: Mapping[str, object], samples: int) -> float:

@@ -32,6 +32,7 @@ def problem(samples: int = 400, profiles: tuple[str, ...] = ("here",)) -> Any:
         graph=SimpleNamespace(widths=lambda policy: {"a": policy.get("a", 1000)}),
         task=Task.classification([batch], [batch]),
         profiles=dict.fromkeys(profiles),
+        noise={},
     )
 
 
@@ -135,6 +136,14 @@ def test_a_member_leaves_only_where_it_is_beaten_beyond_the_noise() -> None:
     slower_and_worse = [row(0.90, 100.0), row(0.93, 80.0)]
     assert standing(slower_and_worse, problem()) == {JOINT: [False, True]}
     assert standing([row(0.90, 80.0), row(0.99, 100.0)], problem()) == {JOINT: [True, True]}
+
+
+def test_what_two_evaluations_differ_by_is_noise_too() -> None:
+    shaky = problem(samples=10_000)
+    table = [row(0.90, 100.0), row(0.93, 80.0)]
+    assert standing(table, shaky) == {JOINT: [False, True]}
+    shaky.noise = {"accuracy": 0.05}
+    assert standing(table, shaky) == {JOINT: [True, True]}
 
 
 def test_measured_latency_counts_where_there_is_one() -> None:
