@@ -70,7 +70,7 @@ def test_a_typo_in_the_config_names_the_nearest_key(refused: Any) -> None:
 
 
 def test_unknown_sampler_criterion_and_executor_list_the_known(refused: Any) -> None:
-    assert "Known: archive, nsga2, nsga3, random, tpe" in refused(search={"trials": 8, "sampler": "nsga"})
+    assert "Known: archive, nsga2, nsga3, random, surrogate, tpe" in refused(search={"trials": 8, "sampler": "nsga"})
     assert "Known: activation, bn_scale, fisher, fpgm, l1, l2, obs, random, taylor" in refused(criterion="l3")
     assert "Known: local, ray" in refused(executor={"kind": "slurm"})
 

@@ -126,6 +126,7 @@ def test_on_the_command_line(front: ap.Front, capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["member"] in {member.name for member in front.for_profile(T4)}
 
 
+@pytest.mark.slow
 def test_interrupted_it_ends_with_the_same_front(front: ap.Front, tmp_path: Path) -> None:
     def stop(what: str, done: int, total: int) -> None:
         if what == "fine-tune members" and 2 * done >= total:
