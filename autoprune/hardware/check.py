@@ -15,7 +15,7 @@ from autoprune.graph.kernel import Kernel
 from autoprune.hardware.devices.local import LocalDevice
 from autoprune.hardware.edges import Edges
 from autoprune.hardware.kernel_table import KernelRow
-from autoprune.hardware.measure import Progress, Protocol, run_settings, time_runners
+from autoprune.hardware.measure import Measurement, Progress, Protocol, run_settings, time_guarded
 from autoprune.hardware.pinning import pinned
 from autoprune.hardware.profile import HardwareProfile, ProfileHeader, RuntimeInfo
 from autoprune.hardware.profiling.bench import take_block
@@ -187,8 +187,12 @@ def _timed(
             LIMITS,
         )
         failures += [str(failure) for _, failure in block.refused]
-        found = time_runners([runner for _, runner in block.compiled], protocol)
-        times += [(row, own.p50_us) for (row, _), own in zip(block.compiled, found, strict=True)]
+        found = time_guarded([runner for _, runner in block.compiled], protocol)
+        for (row, _), own in zip(block.compiled, found, strict=True):
+            if isinstance(own, Measurement):
+                times.append((row, own.p50_us))
+            else:
+                failures.append(str(own))
         if progress is not None:
             progress("kernels", len(rows) - len(queue), len(rows))
     return times, failures

@@ -16,7 +16,7 @@ import numpy as np
 from autoprune.core.errors import Failure
 from autoprune.graph.kernel import Kernel
 from autoprune.hardware.fit import non_negative_least_squares
-from autoprune.hardware.measure import Protocol, Sentinel, time_runners
+from autoprune.hardware.measure import Protocol, Sentinel, time_guarded
 from autoprune.hardware.runtimes import Runner, RunSettings, Runtime
 from autoprune.hardware.runtimes.model import Model
 
@@ -59,7 +59,7 @@ def probe_edges(
     sentinel: Sentinel | None,
     deadline: float | None = None,
 ) -> Edges:
-    """Measure the edges; nothing is taken off where the runtime refuses a probe.
+    """Measure the edges; nothing is taken off where the runtime refuses a probe, or fails in one.
 
     Args:
         runtime: what runs the probes.
@@ -80,7 +80,11 @@ def probe_edges(
             if isinstance(runner, Failure):
                 return Edges()
             runners.append(runner)
-    times = np.array([found.p50_us for found in time_runners(runners, protocol, sentinel=sentinel)]).reshape(-1, 2)
+    found = time_guarded(runners, protocol, sentinel=sentinel)
+    measured = [own.p50_us for own in found if not isinstance(own, Failure)]
+    if len(measured) < len(found):
+        return Edges()
+    times = np.array(measured).reshape(-1, 2)
     saved = 2.0 * times[:, 0] - times[:, 1] - empty_us
     bytes_ = np.array([4.0 * settings.batch * width * side * side for width, side in sizes])
     return fit_edges(bytes_, saved)

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.core.errors import Failure
+from autoprune.core.errors import AutopruneError, Failure, shortened
 from autoprune.graph.module import TracedModule
 from autoprune.hardware.pinning import pinned
 from autoprune.hardware.profile import ProfileHeader
@@ -112,6 +112,49 @@ def time_runner(runner: Runner, protocol: Protocol) -> npt.NDArray[np.float64]:
     return runner.run_us(protocol.runs(max(float(np.median(warm)), 0.1)))
 
 
+class Guarded:
+    """A runner that may fail while it runs (memory, a lost device): then others go on.
+
+    Attributes:
+        failure: why; None while it runs. From then on it answers at once, with times that nobody is to keep.
+    """
+
+    NOT_KEPT_US = 1e6
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.failure: Failure | None = None
+
+    def run_us(self, count: int) -> npt.NDArray[np.float64]:
+        """As `Runner.run_us`."""
+        if self.failure is None:
+            try:
+                return self._runner.run_us(count)
+            except Exception as error:  # runtimes raise classes of their own compiled modules
+                self.failure = Failure("run", f"failed while it ran: {_told(error)}")
+        return np.full(count, self.NOT_KEPT_US)
+
+
+def time_guarded(
+    runners: Sequence[Runner],
+    protocol: Protocol,
+    progress: Callable[[], None] | None = None,
+    sentinel: Sentinel | None = None,
+    deadline: float | None = None,
+    *,
+    scaled: bool = True,
+) -> list[Measurement | Failure]:
+    """As `time_runners`; a candidate that fails while it runs is a `Failure`, and the others are timed."""
+    guarded = [Guarded(runner) for runner in runners]
+    times = time_runners(guarded, protocol, progress, sentinel, deadline, scaled=scaled)
+    return [one.failure or found for one, found in zip(guarded, times, strict=True)]
+
+
+def _told(error: Exception) -> str:
+    text = str(error).strip().partition("\n")[0]
+    return shortened(f"{type(error).__name__}: {text}", 300).rstrip(": .")
+
+
 class Sentinel:
     """A kernel timed around every other one, so that a machine that changes its speed is seen and corrected for.
 
@@ -140,7 +183,13 @@ class Sentinel:
         self.readings_us: list[float] = [*readings_us, self._read_us()]
 
     def _read_us(self) -> float:
-        return max(float(np.median(self._runner.run_us(self._runs))), 0.01)
+        try:
+            return max(float(np.median(self._runner.run_us(self._runs))), 0.01)
+        except Exception as error:  # without it no time means anything
+            raise AutopruneError(
+                f"the runtime fails while it runs what it ran before: {_told(error)}. What is done is kept: look to "
+                "the device, and start again to go on."
+            ) from error
 
     @property
     def correction(self) -> float:
@@ -301,7 +350,7 @@ def measure_models(
             runners.append(runner)
             results.append(Failure("pending", "not measured"))
         done = _Counter("models", len(runners) * rules.sessions, progress)
-        for place, measured in zip(places, time_runners(runners, rules, done, deadline=deadline), strict=True):
+        for place, measured in zip(places, time_guarded(runners, rules, done, deadline=deadline), strict=True):
             results[place] = measured
     return results
 

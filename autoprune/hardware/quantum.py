@@ -32,7 +32,7 @@ def alignment_quantum(runtime: str = "onnxruntime", settings: RunSettings | None
 
 
 def probe_quantum(runtime: Runtime, settings: RunSettings, deadline: float | None = None) -> int:
-    """As `alignment_quantum`, for a runtime at hand; 1 where it refuses a probe.
+    """As `alignment_quantum`, for a runtime at hand; 1 where it refuses a probe, or fails in one.
 
     Args:
         runtime: what runs the probes.
@@ -48,7 +48,10 @@ def probe_quantum(runtime: Runtime, settings: RunSettings, deadline: float | Non
         if isinstance(runner, Failure):
             return 1
         runners.append(runner)
-    measured = time_runners(runners, PROTOCOL, sentinel=Sentinel(runners[0]))
+    try:
+        measured = time_runners(runners, PROTOCOL, sentinel=Sentinel(runners[0]))
+    except Exception:  # one fails while it runs: runtimes raise classes of their own
+        return 1
     return quantum_of(list(PROBED), [found.p50_us for found in measured])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.graph.dimension import Constant
 from autoprune.graph.program import Operation, Program, Ref, Value
 from autoprune.hardware.edges import Edges, probe_edges
-from autoprune.hardware.measure import Measurement, Protocol, Sentinel, time_runners
+from autoprune.hardware.measure import Measurement, Protocol, Sentinel, time_guarded, time_runners
 from autoprune.hardware.plan import PlannedKernel
 from autoprune.hardware.profiling.bench import (
     Bench,
@@ -106,7 +107,8 @@ def _sentinel(
     for item in work[len(work) // 2 :][:SENTINELS]:
         runner = bench.compile(Model.of_kernel(item.kernel))
         if not isinstance(runner, Failure):
-            return Sentinel(runner, reference_us, before)
+            with contextlib.suppress(AutopruneError):  # one that compiles and does not run
+                return Sentinel(runner, reference_us, before)
     return None
 
 
@@ -143,9 +145,11 @@ def _block(bench: Bench, queue: deque[PlannedKernel], found: KernelTimes, most: 
     )
     number = len(bench.journal.of_kind("kernels")) + 1
     protocol = replace(bench.settings.kernel_protocol, seed=bench.settings.seed + number)
-    times = time_runners([runner for _, runner in block.compiled], protocol, sentinel=bench.sentinel)
-    timed = [(item, own) for (item, _), own in zip(block.compiled, times, strict=True)]
-    failed = [(item, str(failure)) for item, failure in block.refused]
+    times = time_guarded([runner for _, runner in block.compiled], protocol, sentinel=bench.sentinel)
+    found_times = [(item, own) for (item, _), own in zip(block.compiled, times, strict=True)]
+    timed = [(item, own) for item, own in found_times if isinstance(own, Measurement)]
+    lost = [(item, own) for item, own in found_times if isinstance(own, Failure)]
+    failed = [(item, str(failure)) for item, failure in (*block.refused, *lost)]
     bench.keep(
         "kernels",
         timed=[{"key": item.kernel.key, "measured": measurement_data(own)} for item, own in timed],

@@ -12,7 +12,7 @@ import numpy as np
 from autoprune.core.errors import Failure
 from autoprune.graph.fusion import kernel_slots
 from autoprune.hardware.cost import weight_bytes
-from autoprune.hardware.measure import SLOW_WARMUP, Measurement, time_runners
+from autoprune.hardware.measure import SLOW_WARMUP, Guarded, Measurement, time_guarded
 from autoprune.hardware.observation import Observation
 from autoprune.hardware.profiling.bench import (
     Bench,
@@ -125,8 +125,10 @@ class _Stage:
         times = self._end_to_end(block, None if deadline is None else now + share * max(deadline - now, 0.0))
         policies = [policy for policy, _ in block.compiled]
         block.compiled.clear()  # their memory is wanted for what follows
-        timed = [(policy, own, self._node_us(policy, own)) for policy, own in zip(policies, times, strict=True)]
-        failed = [(policy, str(failure)) for policy, failure in block.refused]
+        measured = [(policy, own) for policy, own in zip(policies, times, strict=True) if isinstance(own, Measurement)]
+        lost = [(policy, own) for policy, own in zip(policies, times, strict=True) if isinstance(own, Failure)]
+        timed = [(policy, own, self._node_us(policy, own)) for policy, own in measured]
+        failed = [(policy, str(failure)) for policy, failure in (*block.refused, *lost)]
         self._models.clear()
         bench.keep(
             "models",
@@ -148,7 +150,7 @@ class _Stage:
         if deadline is not None and block.compiled:
             compile_s = (time.perf_counter() - start) / len(block)
             [(_, runner)] = block.compiled
-            each_s = compile_s + self._least_s(float(runner.run_us(2)[-1]), compile_s)
+            each_s = compile_s + self._least_s(float(Guarded(runner).run_us(2)[-1]), compile_s)
             fewest = 1 if self.done else FEWEST
             most = max(fewest, min(most, int((deadline - time.perf_counter()) / each_s)))
         if most > 1:
@@ -167,7 +169,7 @@ class _Stage:
     def _node_runs(self, one_us: float) -> int:
         return SLOW_NODE_RUNS if one_us > self._bench.settings.model_protocol.slow_us else NODE_RUNS
 
-    def _end_to_end(self, block: Block[Policy], deadline: float | None) -> list[Measurement]:
+    def _end_to_end(self, block: Block[Policy], deadline: float | None) -> list[Measurement | Failure]:
         runners: list[Runner] = [runner for _, runner in block.compiled]
         number = len(self._bench.journal.of_kind("models"))
         rules = self._bench.settings.model_protocol
@@ -179,7 +181,7 @@ class _Stage:
             steps += 1
             self._tell(steps, rules.sessions * len(runners), len(block))
 
-        return time_runners(runners, protocol, step, self._bench.sentinel, deadline, scaled=False)
+        return time_guarded(runners, protocol, step, self._bench.sentinel, deadline, scaled=False)
 
     def _tell(self, steps: int, of: int, models: int) -> None:
         self._bench.report("models", self.done + int(END_TO_END * models * steps / of), self.total)
@@ -202,7 +204,10 @@ class _Stage:
         pace, runs = 1.0, self._node_runs(measured.p50_us)
 
         def profiled() -> Mapping[str, Floats] | Failure:
-            return bench.runtime.node_us(self._model(policy), bench.settings.run, runs)
+            try:
+                return bench.runtime.node_us(self._model(policy), bench.settings.run, runs)
+            except Exception as error:  # its own profiler, or the run under it
+                return Failure("run", f"failed while it was profiled: {type(error).__name__}: {error}")
 
         if bench.sentinel is None:
             nodes = profiled()

@@ -90,8 +90,8 @@ def test_a_finished_journal_needs_no_timing(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(run, "probe_quantum", lambda runtime, settings, deadline: 1)
     first = profile_graph(graph, worker.SETTINGS, widths=worker.widths(), journal=journal)
     kept = journal.read_bytes()
-    monkeypatch.setattr("autoprune.hardware.profiling.kernels.time_runners", None)
-    monkeypatch.setattr("autoprune.hardware.profiling.models.time_runners", None)
+    monkeypatch.setattr("autoprune.hardware.profiling.kernels.time_guarded", None)
+    monkeypatch.setattr("autoprune.hardware.profiling.models.time_guarded", None)
     again = profile_graph(graph, worker.SETTINGS, widths=worker.widths(), journal=journal)
     assert journal.read_bytes() == kept
     assert [(row.family, row.sizes, row.within, row.n) for row in again.kernels] == [

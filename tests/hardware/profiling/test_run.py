@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from autoprune.hardware.profiling import default_name, kernels, profile_graph, p
 from autoprune.hardware.profiling.target import checked_widths
 from autoprune.hardware.runtimes import RUNTIMES, Floats, Runner, RunSettings
 from autoprune.hardware.runtimes.model import Model
-from autoprune.hardware.runtimes.onnxruntime import OnnxRuntime
+from autoprune.hardware.runtimes.onnxruntime import OnnxRuntime, _Session
 from tests.hardware.profiling.quick import quick
 from tests.hardware.samples import dense_of, graph_of
 
@@ -161,6 +162,32 @@ def test_refused_kernels_are_rows_that_predict_nothing(monkeypatch: pytest.Monke
     times, _ = table.slot_us(dense)
     assert (times > 0).all()
     assert table.shares(dense)["estimated"][0] > 0
+
+
+class LostError(Exception):
+    """As runtimes raise: a class of their own."""
+
+
+def test_kernels_and_models_that_fail_while_they_run_are_rows_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """ONNX Runtime for real: sessions with a convolution are lost at their second call, when they are timed."""
+    real, calls = _Session.run_us, Counter[int]()
+
+    def run_us(session: _Session, count: int) -> Floats:
+        calls[id(session)] += 1
+        if any(array.ndim == 4 for array in session._inputs.values()) and calls[id(session)] >= 2:
+            raise LostError("device lost")
+        return real(session, count)
+
+    monkeypatch.setattr(_Session, "run_us", run_us)
+    profile = profile_graph(graph_of("Sequential"), quick(whole_models=3), widths={})
+    failed = [row for row in profile.kernels if row.failure]
+    assert {row.operator for row in failed} >= {"conv"}
+    assert all("run: failed while it ran: LostError: device lost" in row.failure for row in failed)
+    assert "linear" in {row.operator for row in profile.kernels if not row.failure}
+    assert profile.header.validation.models == 0
+    assert any("device lost" in note for note in profile.header.validation.notes)
 
 
 def test_a_runtime_that_refuses_everything(monkeypatch: pytest.MonkeyPatch) -> None:
