@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from autoprune.config import load_config
 from autoprune.core.errors import AutopruneError, InputError
 from autoprune.search.backend import JOURNAL, PLACE, repair, shown, writing
 from autoprune.search.storage import TrialStorage
@@ -209,6 +210,22 @@ def test_errors_are_shown_without_secrets() -> None:
     with pytest.raises(AutopruneError) as caught, writing(f"postgresql://me:{QUOTED}@host/x?sslpassword=word"):
         fails()
     assert "no user me with *** or *** at key=***" in str(caught.value)
+
+
+def test_a_config_names_it(tmp_path: Path) -> None:
+    """A file of SQLite is relative to the config; memory is in the units that people write."""
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "model: a:b\ntask: a:c\nprofiles: [p]\nsearch: {storage: 'sqlite:///x.db'}\n"
+        "executor: {memory: 4GB, timeout: 2min}\n"
+    )
+    config = load_config(path)
+    assert config.search.storage == f"sqlite:///{tmp_path / 'x.db'}"
+    assert (config.executor.memory_bytes, config.executor.timeout_s) == (4_000_000_000, 120.0)
+    assert "x.db" not in repr(config)
+    path.write_text(path.read_text().replace("4GB", "4 elephants"))
+    with pytest.raises(InputError, match=r"executor\.memory: expected a size such as '5B'"):
+        load_config(path)
 
 
 def test_settings_do_not_show_it() -> None:
