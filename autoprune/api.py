@@ -209,8 +209,8 @@ def search(
         sampler, criterion: registered ones.
         time_budget_s: no policy is begun that would probably end after this many seconds.
         plateau: stop after so many policies that did not raise the front's hypervolume by a thousandth.
-        damage_points: widths of each group that damage curves measure; as many as a tenth of the trials' cost pays for
-            unless given.
+        damage_points: widths of each group that damage curves measure; as many as a twentieth of the trials' cost
+            pays for unless given.
         measure: time the members where a profile's device is this machine.
         racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
         precision: what policies are judged in: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in

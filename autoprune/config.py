@@ -66,8 +66,8 @@ class SearchSection(_Section):
         trials: how many policies are evaluated.
         time_budget_s: `time_budget` in the file, such as `30min`: no policy is begun that would end after this long.
         plateau: stop after so many policies that did not raise the front's hypervolume by a thousandth.
-        damage_points: widths of each group that damage curves measure; as many as a tenth of the trials' cost pays for
-            when not set.
+        damage_points: widths of each group that damage curves measure; as many as a twentieth of the trials' cost
+            pays for when not set.
         seed: the whole run's seed.
         racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
         precision: what policies are judged in: `float32`, `bfloat16`, or `auto`.

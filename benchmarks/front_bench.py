@@ -93,10 +93,10 @@ class MeteredPruner(Pruner):
         self._meter = meter
         self._samples = samples
 
-    def build(self, policy: Mapping[str, int]) -> TracedModule:
+    def build(self, policy: Mapping[str, int], samples: int | None = None) -> TracedModule:
         """See `Pruner.build`."""
-        self._meter.samples += self._samples
-        return super().build(policy)
+        self._meter.samples += self._samples if samples is None else min(samples, self._samples)
+        return super().build(policy, samples)
 
 
 @dataclass(frozen=True, eq=False)

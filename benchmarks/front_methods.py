@@ -150,7 +150,7 @@ class Ours:
         figures: dict[str, float] = {}
         with open_executor(evaluator, settings.executor) as executor:
             if self.seeds:
-                curves = measured_damage(problem, settings, executor, clock)
+                curves = measured_damage(problem, settings, executor, clock, bench.recalibrated(self.recipe))
                 figures["damage curves, evaluations"] = clock.spent
                 figures["damage curves, s"] = time.perf_counter() - start - setup_s
                 trials = _within(

@@ -32,11 +32,13 @@ PREDICTION_SCHEMA = "autoprune.prediction/1"
 _MOST_COMPARED = 2000  # trials: Kendall's tau compares all pairs
 
 
-def measured_damage(problem: Problem, settings: SearchSettings, executor: Executor, progress: Progress) -> DamageCurves:
+def measured_damage(
+    problem: Problem, settings: SearchSettings, executor: Executor, progress: Progress, recalibrated: int = 0
+) -> DamageCurves:
     """The damage curves; what an earlier call measured is read back, be it all of them or a part.
 
-    `damage.json` holds the losses, what they cost (`evaluations`: in units of a policy judged on the whole validation
-    split), and at last the curves.
+    `damage.json` holds the losses, what they cost (`evaluations`: in units of a trial, with `recalibrated` samples to
+    re-estimate batch norms on and the whole validation split to judge by), and at last the curves.
     """
     path = problem.run / DAMAGE
     stored = _stored(path)
@@ -45,7 +47,7 @@ def measured_damage(problem: Problem, settings: SearchSettings, executor: Execut
             return DamageCurves.from_data(stored["curves"], problem.space)
         except InputError:
             stored = {}  # of another space: measured anew
-    budget = curves_budget(problem, settings)
+    budget = curves_budget(problem, settings, recalibrated)
     kept = stored.get("losses", {}) if stored.get("budget") == asdict(budget) else {}
     log = _Losses(path, budget, {str(name): float(loss) for name, loss in kept.items()})
 
@@ -79,10 +81,10 @@ def damage_note(run: Path) -> tuple[str, ...]:
     )
 
 
-def curves_budget(problem: Problem, settings: SearchSettings) -> DamageBudget:
+def curves_budget(problem: Problem, settings: SearchSettings, recalibrated: int = 0) -> DamageBudget:
     """What the curves of a run may cost."""
     samples, batch = _validation_samples(problem.task)
-    return damage_budget(problem.space.levels, settings.trials, samples, settings.damage_points, batch)
+    return damage_budget(problem.space.levels, settings.trials, samples, settings.damage_points, batch, recalibrated)
 
 
 class _Losses:

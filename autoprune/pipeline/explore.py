@@ -49,7 +49,7 @@ def _run(problem: Problem, settings: SearchSettings, lock: FolderLock, progress:
     add_notes(problem.run, notes)
     progress("calibrate", 1, 1)
     with open_executor(evaluator, settings.executor) as executor:
-        curves = measured_damage(problem, settings, executor, progress)
+        curves = measured_damage(problem, settings, executor, progress, evaluator.pruner.recalibrated)
         add_notes(problem.run, damage_note(problem.run))
         trials = explore(problem, settings, executor, curves, progress, lock)
         finish.record_trials(trials, problem)

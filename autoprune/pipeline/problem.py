@@ -58,7 +58,7 @@ class SearchSettings:
         finetune: how they are trained.
         trainer: a user's own training in the place of the built-in one.
         executor: where jobs run.
-        damage_points: widths a variable that damage curves measure; as many as a tenth of the trials' cost pays for
+        damage_points: widths a variable that damage curves measure; as many as a twentieth of the trials' cost pays for
             where None.
         plateau: stop after so many evaluations that did not raise the hypervolume; never where None.
         measure: time the members where a profile's device is this machine.

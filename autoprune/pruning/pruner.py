@@ -14,7 +14,7 @@ from autoprune.pruning.criteria import Evidence, criteria
 from autoprune.pruning.criteria.magnitude import magnitude_order
 from autoprune.pruning.gradients import Loss
 from autoprune.pruning.norms import batch_norm_scales
-from autoprune.pruning.recalibration import recalibrate
+from autoprune.pruning.recalibration import recalibrate, running_norms
 from autoprune.pruning.repairs import Findings, Repairs
 from autoprune.pruning.statistics import measure
 
@@ -86,16 +86,26 @@ class Pruner:
         self.notes = _notes(criterion, silent, len(graph.groups))
         self._repairs = Repairs(findings, self.orders, graph.state) if compensate and findings is not None else None
 
-    def build(self, policy: Mapping[str, int]) -> TracedModule:
+    def build(self, policy: Mapping[str, int], samples: int | None = None) -> TracedModule:
         """The pruned model: sliced, compensated, batch norms re-estimated; own tensors, eval mode.
+
+        Args:
+            policy: group id -> units to keep.
+            samples: batch norms are re-estimated on the first so many calibration samples only; on all where None.
 
         Raises:
             InputError: a policy that does not fit the graph.
         """
         module = self.slice(policy)
         if self._recalibrate:
-            recalibrate(module, self._calibration)
+            recalibrate(module, self._calibration if samples is None else _first(self._calibration, samples))
         return module
+
+    @property
+    def recalibrated(self) -> int:
+        """Samples that each built model's batch norms are re-estimated on; 0 where there are none."""
+        norms = running_norms(self.graph.module()) if self._recalibrate else ()
+        return sum(_samples(batch) for batch in self._calibration) if norms else 0
 
     def slice(self, policy: Mapping[str, int]) -> TracedModule:
         """As `build`, with the batch norms' dense statistics."""
@@ -154,6 +164,26 @@ def _batches(calibration: Sequence[Any]) -> tuple[Any, ...]:
         own = [_compact(value) for value in values]
         batches.append(dict(zip(item, own, strict=True)) if isinstance(item, Mapping) else tuple(own))
     return tuple(batches)
+
+
+def _samples(batch: Any) -> int:
+    tensors = batch.values() if isinstance(batch, Mapping) else batch
+    return int(next(iter(tensors)).shape[0])
+
+
+def _first(batches: Sequence[Any], samples: int) -> list[Any]:
+    """The first samples, at least two (a batch norm needs a variance); the last batch is cut."""
+    found: list[Any] = []
+    left = max(samples, 2)
+    for batch in batches:
+        if left < 2:
+            break
+        if isinstance(batch, Mapping):
+            found.append({name: tensor[:left] for name, tensor in batch.items()})
+        else:
+            found.append(tuple(tensor[:left] for tensor in batch))
+        left -= _samples(batch)
+    return found
 
 
 def _compact(tensor: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ def recalibrate(module: nn.Module, calibration: Sequence[Any]) -> None:
     Raises:
         InputError: a batch with one value a channel, of which there is no variance.
     """
-    norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = running_norms(module)
     if not norms or not calibration:
         return
     modes = [(m, m.training) for m in module.modules()]
@@ -48,3 +48,8 @@ def recalibrate(module: nn.Module, calibration: Sequence[Any]) -> None:
             norm.momentum = momentum
         for m, mode in modes:
             m.training = mode
+
+
+def running_norms(module: nn.Module) -> list[_BatchNorm]:
+    """The batch norms with running statistics."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]

@@ -19,7 +19,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 LossOf: TypeAlias = Callable[[Sequence[SparsityPolicy]], Sequence[float | Failure]]
 
 FAILED = 2.0  # a cut whose evaluation failed counts as this many times the worst damage seen
-SHARE = 0.1  # of what the trials cost, the curves may cost
+SHARE = 0.05  # of what the trials cost, the curves may cost
 _PLANS = ((4, 512), (3, 512), (3, 256), (2, 256), (2, 128))  # widths a variable and least samples, the best first
 _FIRST = 2  # widths a variable that are measured before it is known where more are wanted
 _MOST_SAMPLES = 1024  # the loss is smooth: more tell little more
@@ -117,9 +117,15 @@ class DamageBudget:
 
 
 def damage_budget(
-    levels: Sequence[int], trials: int, validation_samples: int, points: int | None = None, batch: int = 1
+    levels: Sequence[int],
+    trials: int,
+    validation_samples: int,
+    points: int | None = None,
+    batch: int = 1,
+    recalibrated: int = 0,
 ) -> DamageBudget:
-    """As many widths and samples as a tenth of the trials' cost pays for; the fewest that still tell something if not.
+    """As many widths and samples as a twentieth of the trials' cost pays for; the fewest that still tell something
+    if not.
 
     Args:
         levels: of each variable.
@@ -127,21 +133,29 @@ def damage_budget(
         validation_samples: that one such evaluation looks at.
         points: widths a variable, where the user says how many.
         batch: samples come in batches of so many.
+        recalibrated: samples that a trial's batch norms are re-estimated on; for a loss, at most as many as it looks
+            at.
 
     Raises:
         InputError: fewer than one point.
     """
     if points is not None and points < 1:
         raise InputError(f"damage curves: expected at least 1 width a variable, got {points}.")
-    affordable = SHARE * trials * validation_samples
+    one = validation_samples + recalibrated
+    affordable = SHARE * trials * one
     plans = _PLANS if points is None else tuple((points, least) for least in (512, 256, 128))
     counts = [(width, least, 1 + sum(min(width, count - 1) for count in levels)) for width, least in plans]
+
+    def cost(samples: int) -> int:
+        return samples + min(samples, recalibrated)
+
     width, least, losses = next(
-        (plan for plan in counts if plan[2] * min(plan[1], validation_samples) <= affordable), counts[-1]
+        (plan for plan in counts if plan[2] * cost(min(plan[1], validation_samples)) <= affordable), counts[-1]
     )
-    samples = min(max(int(affordable / losses), least), _MOST_SAMPLES)
+    each = affordable / losses  # samples, those that norms are re-estimated on among them
+    samples = min(max(int(max(each / 2, each - recalibrated)), least), _MOST_SAMPLES)
     whole = min(batch * math.ceil(samples / batch), validation_samples)
-    return DamageBudget(width, whole, losses, losses * whole / validation_samples)
+    return DamageBudget(width, whole, losses, losses * cost(whole) / one)
 
 
 def damage_plan(space: SearchSpace, points: int = 4) -> list[Choice]:

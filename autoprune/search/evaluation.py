@@ -128,7 +128,8 @@ class Evaluator:
 
         Args:
             policy: group id -> units to keep.
-            samples: how many, rounded up to whole batches; at most, and where None, `loss_samples`.
+            samples: how many, rounded up to whole batches; at most, and where None, `loss_samples`. Batch norms are
+                re-estimated on as many.
         """
 
         def judge(model: TracedModule) -> float | Failure:
@@ -140,7 +141,7 @@ class Evaluator:
                 value = task.mean_loss(model, limit=limit)
             return value if math.isfinite(value) else _not_finite("loss", value, policy, None)
 
-        return self._guarded(judge, policy, None)
+        return self._guarded(judge, policy, None, samples)
 
     def allow_races(self, policies: Sequence[Mapping[str, int]]) -> str | None:
         """Let policies race where the task's quality metric is one to race by; the reason where it is not.
@@ -188,12 +189,16 @@ class Evaluator:
         return {**self.__dict__, "_read": None}
 
     def _guarded(
-        self, judge: Callable[[TracedModule], Result | Failure], policy: Mapping[str, int], number: int | None
+        self,
+        judge: Callable[[TracedModule], Result | Failure],
+        policy: Mapping[str, int],
+        number: int | None,
+        samples: int | None = None,
     ) -> Result | Failure:
         """Build and judge a model under fixed threads and seeds; exceptions become data."""
         try:
             with threads_of_torch(self.threads), seeded(self.seed):
-                return judge(self.pruner.build(policy))
+                return judge(self.pruner.build(policy, samples))
         except Exception as error:
             failure = _failure(error, policy, number)
         gc.collect()  # the traceback held the model; memory matters most when it ran out

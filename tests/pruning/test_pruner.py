@@ -236,6 +236,21 @@ def test_own_tensors_and_the_dense_model_untouched() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+def test_norms_re_estimated_on_the_first_samples() -> None:
+    _, graph, batches = traced("residual")
+    policy = graph.uniform(0.5)
+    pruner = Pruner(graph, "l1", batches, compensate=False)
+    size = len(batches[0][0])
+    assert pruner.recalibrated == sum(len(batch[0]) for batch in batches)
+    assert Pruner(graph, "l1", batches, recalibrate=False).recalibrated == 0
+    few = pruner.build(policy, size).state_dict()
+    expected = Pruner(graph, "l1", batches[:1], compensate=False).build(policy).state_dict()
+    assert all(torch.equal(tensor, expected[key]) for key, tensor in few.items())
+    whole, same = pruner.build(policy).state_dict(), pruner.build(policy, 10**6).state_dict()
+    assert all(torch.equal(tensor, same[key]) for key, tensor in whole.items())
+    assert any(not torch.equal(tensor, few[key]) for key, tensor in whole.items())
+
+
 @pytest.mark.parametrize("name", ["residual", "concatenated"])
 def test_deterministic_and_the_same_after_pickling(name: str) -> None:
     _, graph, batches = traced(name)
