@@ -33,7 +33,7 @@ def draw(tasks: Sequence[Drawn], path: Path) -> str:
     colours: dict[str, str] = {OURS: "black"}
     for row, task in enumerate(tasks, start=1):
         for name in shown(task.curves):
-            free = qualitative.Dark24[(len(colours) - 1) % len(qualitative.Dark24)]
+            free = qualitative.Plotly[(len(colours) - 1) % len(qualitative.Plotly)]
             style = {"color": colours.setdefault(name, free)}
             _add_front(figure, row, task, name, style)
             _add_curve(figure, row, task.curves[name], name, style, first=row == 1)

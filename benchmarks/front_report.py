@@ -12,7 +12,7 @@ import numpy as np
 
 from autoprune.core.errors import InputError
 from autoprune.core.files import canonical_json, read_json, write_json
-from autoprune.search.damage import rank_correlation
+from autoprune.pareto.correlation import kendall_tau
 from benchmarks.front_bench import Floats, curve, volume
 from benchmarks.front_figure import Figure
 from benchmarks.front_methods import METHODS, PEERS
@@ -188,15 +188,15 @@ def notes(parts: TaskParts) -> list[str]:
         measured = [row["measured_us"] / dense["measured_us"] for row, dense in timed]
         apart = float(np.median([row["repeat_error"] for row, _ in timed]))
         lines.append(
-            f"predicted and measured latency over the dense one, {len(timed)} members: rank correlation "
-            f"{rank_correlation(predicted, measured):.3f}, median error "
+            f"predicted and measured latency over the dense one, {len(timed)} members: tau "
+            f"{kendall_tau(predicted, measured):.3f}, median error "
             f"{float(np.median(np.abs(np.array(predicted) / np.array(measured) - 1))):.1%}; "
             f"repeated, they are {apart:.1%} apart"
         )
     trained = [row for (_, _, kind), part in parts.parts.items() if kind == "tuned" for row in part["members"]]
     if trained:
-        rho = rank_correlation([row["error"] for row in trained], [row["tuned_error"] for row in trained])
-        lines.append(f"error before and after fine-tuning, {len(trained)} members: rank correlation {rho:.3f}")
+        tau = kendall_tau([row["error"] for row in trained], [row["tuned_error"] for row in trained])
+        lines.append(f"error before and after fine-tuning, {len(trained)} members: tau {tau:.3f}")
     for seed in parts.seeds:
         own = parts.parts.get((OURS, seed, ""), {}).get("figures", {})
         if own:
