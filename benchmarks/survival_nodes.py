@@ -113,8 +113,16 @@ def finetuning(options: Options) -> list[Finding]:
     folder = options.folder / "finetune"
     with cluster(2, 1) as running:
         lost = _once_there(folder / "tuned", running)
-        found = run(folder, {"kind": "ray", "workers": 2, "address": running.address}, **changes)
-        removed = lost()
+        added = False
+
+        def replace(stage: str, finished: int, total: int) -> None:
+            nonlocal added  # here, as Ray starts nodes in the main thread only
+            if stage == "fine-tune members" and lost() and not added:
+                added = True
+                running.add()
+
+        found = run(folder, {"kind": "ray", "workers": 2, "address": running.address}, progress=replace, **changes)
+        removed = lost() and added
     same = (found.run / "front.csv").read_bytes() == (expected.run / "front.csv").read_bytes()
     return [
         Finding(part, "node removed and another added, with a checkpoint there", "yes" if removed else "NO", "yes",
@@ -126,24 +134,17 @@ def finetuning(options: Options) -> list[Finding]:
 
 
 def _once_there(folder: Path, running: Nodes) -> Callable[[], bool]:
-    """Watch for the first checkpoint, then take a node away and add one; whether that happened, when called."""
-    done, changed = threading.Event(), threading.Event()
+    """Watch for the first checkpoint, then take a node away; whether that happened, when called."""
+    changed = threading.Event()
 
     def watch() -> None:
-        while not done.is_set():
+        while True:
             if list(folder.glob("*.checkpoint")):
                 running.remove()
-                running.add()
                 changed.set()
                 return
             time.sleep(0.02)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    threading.Thread(target=watch, daemon=True).start()
 
-    def ended() -> bool:
-        done.set()
-        thread.join()
-        return changed.is_set()
-
-    return ended
+    return changed.is_set
