@@ -174,7 +174,7 @@ def search(
     executor: str | ExecutorSettings | Mapping[str, Any] = "local",
     seed: int = 0,
     run: str | Path = "runs/search",
-    sampler: str = "nsga2",
+    sampler: str = "surrogate",
     criterion: str = "obs",
     time_budget_s: float | None = None,
     plateau: int | None = None,

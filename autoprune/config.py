@@ -62,7 +62,7 @@ class SearchSection(_Section):
     """How policies are proposed.
 
     Attributes:
-        sampler: a registered sampler (`nsga2`, `tpe`, `random`, ...).
+        sampler: a registered sampler (`surrogate`, `nsga2`, `tpe`, `random`, ...).
         trials: how many policies are evaluated.
         time_budget_s: `time_budget` in the file, such as `30min`: no policy is begun that would end after this long.
         plateau: stop after so many policies that did not raise the front's hypervolume by a thousandth.
@@ -74,7 +74,7 @@ class SearchSection(_Section):
         storage: URL of a database for the trials (`postgresql://...`), instead of a journal in the run folder.
     """
 
-    sampler: Text = "nsga2"
+    sampler: Text = "surrogate"
     trials: StrictInt = Field(default=200, ge=1, le=1_000_000)
     time_budget_s: Seconds | None = Field(default=None, alias="time_budget")
     plateau: StrictInt | None = Field(default=None, ge=1, le=1_000_000)

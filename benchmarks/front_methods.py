@@ -13,12 +13,14 @@ from typing import Any, Protocol
 
 import optuna
 
+from autoprune.artifacts.layout import PREDICTION
 from autoprune.core.errors import unknown_name
+from autoprune.core.files import read_json
 from autoprune.graph import TracedModule
+from autoprune.pipeline.curves import curves_budget
 from autoprune.pipeline.evaluator import make_evaluator
-from autoprune.pipeline.explore import explore, measured_damage
+from autoprune.pipeline.explore import explore
 from autoprune.pipeline.problem import Problem, SearchSettings
-from autoprune.search.damage import rank_correlation
 from autoprune.search.executors import Executor, ExecutorSettings, open_executor
 from autoprune.search.samplers import SAMPLERS
 from autoprune.search.study import StudySettings, Trial, run_search
@@ -150,18 +152,20 @@ class Ours:
         figures: dict[str, float] = {}
         with open_executor(evaluator, settings.executor) as executor:
             if self.seeds:
-                curves = measured_damage(problem, settings, executor, clock, bench.recalibrated(self.recipe))
-                figures["damage curves, evaluations"] = clock.spent
-                figures["damage curves, s"] = time.perf_counter() - start - setup_s
+                norms = bench.recalibrated(self.recipe)
+                ahead = curves_budget(problem, settings, norms).evaluations
                 trials = _within(
-                    budget, clock, settings, lambda wanted: explore(problem, wanted, executor, curves, clock)
+                    budget,
+                    ahead,
+                    clock,
+                    settings,
+                    lambda wanted: explore(problem, wanted, executor, clock, recalibrated=norms),
                 )
-                figures["damage, rank correlation"] = rank_correlation(
-                    curves.predict([trial.choice for trial in trials]),
-                    [trial.objectives.get(bench.task.quality, math.nan) for trial in trials],
-                )
+                figures |= clock.figures | _predicted(problem)
             else:
-                trials = _within(budget, clock, settings, lambda wanted: _unseeded(problem, wanted, executor, clock))
+                trials = _within(
+                    budget, 0.0, clock, settings, lambda wanted: _unseeded(problem, wanted, executor, clock)
+                )
         figures["search, s"] = time.perf_counter() - start - setup_s
         figures["evaluating trials, s"] = sum(trial.seconds for trial in trials)
         return Outcome(_in_order(trials, clock.at, budget, bench), setup_s, figures)
@@ -176,11 +180,14 @@ class _Clock:
 
     Attributes:
         at: what was spent when each trial was finished.
+        figures: what damage curves took.
     """
 
     def __init__(self, bench: Bench, samples: int) -> None:
         self._meter, self._samples, self._begun = bench.meter, samples, bench.meter.samples
+        self._curves: tuple[float, float] | None = None  # when they began: what was spent, the time
         self.at: list[float] = []
+        self.figures: dict[str, float] = {}
 
     @property
     def spent(self) -> float:
@@ -189,22 +196,42 @@ class _Clock:
     def __call__(self, what: str, done: int, total: int) -> None:
         while what == "search policies" and len(self.at) < done:
             self.at.append(self.spent)
+        if what == "damage curves":
+            now = self.spent, time.perf_counter()
+            self._curves = begun = self._curves or now
+            self.figures["damage curves, evaluations"] = now[0] - begun[0]
+            self.figures["damage curves, s"] = now[1] - begun[1]
 
 
 def _within(
-    budget: int, clock: _Clock, settings: SearchSettings, search: Callable[[SearchSettings], tuple[Trial, ...]]
+    budget: int,
+    ahead: float,
+    clock: _Clock,
+    settings: SearchSettings,
+    search: Callable[[SearchSettings], tuple[Trial, ...]],
 ) -> tuple[Trial, ...]:
-    """Search, and go on with more trials where some took less than an evaluation, until the budget is spent."""
-    before = clock.spent
-    trials = search(replace(settings, trials=max(1, math.floor(budget - before))))
+    """Search, and go on with more trials where some took less than an evaluation, until the budget is spent.
+
+    Args:
+        ahead: evaluations that damage curves will take of the budget.
+    """
+    trials = search(replace(settings, trials=max(1, math.floor(budget - ahead))))
     while True:
         done = len(clock.at)
-        more = math.floor((budget - clock.spent) / ((clock.spent - before) / done)) if done else 0
+        curves = clock.figures.get("damage curves, evaluations", 0.0)
+        more = math.floor((budget - clock.spent) / ((clock.spent - curves) / done)) if done else 0
         if more < 1:
             return trials
         trials = search(replace(settings, trials=done + more))
         if len(clock.at) == done:  # there is nothing else to try
             return trials
+
+
+def _predicted(problem: Problem) -> dict[str, float]:
+    """How well damage ranks what trials measured, as the run says it."""
+    path = problem.run / PREDICTION
+    found = read_json(path, "prediction") if path.is_file() else {}
+    return {name: value for name, value in found.items() if isinstance(value, float)}
 
 
 def _unseeded(problem: Problem, settings: SearchSettings, executor: Executor, clock: _Clock) -> tuple[Trial, ...]:

@@ -24,7 +24,7 @@ def test_defaults(tmp_path: Path) -> None:
     assert config.space == "auto"
     assert config.objectives == ("error", "latency_p50")
     assert config.constraints == ()
-    assert (config.search.sampler, config.search.trials, config.search.time_budget_s) == ("nsga2", 200, None)
+    assert (config.search.sampler, config.search.trials, config.search.time_budget_s) == ("surrogate", 200, None)
     assert (config.finetune.members, config.finetune.epochs, config.finetune.distill) == (8, 2, True)
     assert (config.executor.kind, config.executor.workers) == ("local", 1)
     assert config.run == str(tmp_path / "runs/config")
@@ -35,11 +35,12 @@ def test_everything_of_the_readme_is_accepted(tmp_path: Path) -> None:
         tmp_path,
         MINIMAL
         + 'space: transformer\nobjectives: [error, latency_p50, size]\nconstraints: ["latency_p99 <= 8ms"]\n'
-        + "search: {sampler: tpe, trials: 20, time_budget: 30min, seed: 3}\n"
+        + "search: {sampler: tpe, trials: 20, time_budget: 30min, seed: 3, plateau: 9, damage_points: 2}\n"
         + "finetune: {members: 8, epochs: 2, distill: false}\n"
         + "executor: {kind: ray, address: auto, workers: 16, gpus_per_worker: 0.5}\nrun: runs/resnet\n",
     )
     assert config.search.time_budget_s == 1800.0
+    assert (config.search.plateau, config.search.damage_points) == (9, 2)
     assert config.executor.gpus_per_worker == 0.5
     assert ExecutorSettings(**config.executor.model_dump()).kind == "ray"
     assert config.run == str(tmp_path / "runs/resnet")
@@ -72,6 +73,8 @@ def test_a_name_stays_a_name(tmp_path: Path) -> None:
         ("task: a:b\nprofiles: [x]\n", "the key 'model' is missing"),
         ("model: a:b\ntask: a:b\nprofiles: []\n", "profiles"),
         (MINIMAL + "search: {trials: 0}\n", "search.trials"),
+        (MINIMAL + "search: {plateau: 0}\n", "search.plateau"),
+        (MINIMAL + "search: {damage_points: 0}\n", "search.damage_points"),
         (MINIMAL + "search: {trials: 5.5}\n", "search.trials"),
         (MINIMAL + "search: {trials: true}\n", "search.trials"),
         (MINIMAL + "search: {time_budget: soon}\n", "search.time_budget: expected a time"),

@@ -61,8 +61,11 @@ def test_damage_curves_are_taken_off_our_budget(out: Path) -> None:
     data = part(out, "ours")
     used = data["figures"]["damage curves, evaluations"]
     assert used > 0
-    assert data["evaluated"][0]["spent"] == pytest.approx(used + 1)
     assert data["evaluated"][0]["setting"] == {"origin": "dense"}
+    steps = np.diff([item["spent"] for item in data["evaluated"]])
+    origins = [item["setting"]["origin"] for item in data["evaluated"]]
+    assert steps.max() == pytest.approx(used + 1, abs=1.0)  # a trial that is stopped early is less than an evaluation
+    assert origins[int(steps.argmax())] == "uniform"  # the last before the curves
 
 
 def test_what_is_done_is_not_done_again_and_other_options_are_refused(

@@ -1,4 +1,4 @@
-"""Damage curves, seeds, the search, and then the finish: the whole run, resumable at every stage."""
+"""Seeds, damage curves, the search, and then the finish: the whole run, resumable at every stage."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from autoprune.pipeline import finish, training
 from autoprune.pipeline.curves import damage_note, measured_damage, write_prediction
 from autoprune.pipeline.evaluator import add_notes, make_evaluator
 from autoprune.pipeline.problem import Problem, Progress, SearchSettings, run_record
-from autoprune.pipeline.seeds import make_seeds
+from autoprune.pipeline.seeds import allocated_seeds, most_allocated, opening_seeds
 from autoprune.pipeline.software import begun, continued
 from autoprune.search.damage import DamageCurves
 from autoprune.search.executors import Executor, open_executor
 from autoprune.search.lock import FolderLock
-from autoprune.search.prior import make_prior
+from autoprune.search.prior import Prior, make_prior
 from autoprune.search.progress import Progress as Report
-from autoprune.search.study import StudySettings, Trial, run_search
+from autoprune.search.study import Later, Seed, StudySettings, Trial, run_search
 
-__all__ = ["explore", "make_prior", "make_seeds", "measured_damage", "run_pipeline"]
+__all__ = ["explore", "run_pipeline"]
 
 STATE = "state.json"
 STATE_SCHEMA = "autoprune.state/1"
@@ -49,9 +49,8 @@ def _run(problem: Problem, settings: SearchSettings, lock: FolderLock, progress:
     add_notes(problem.run, notes)
     progress("calibrate", 1, 1)
     with open_executor(evaluator, settings.executor) as executor:
-        curves = measured_damage(problem, settings, executor, progress, evaluator.pruner.recalibrated)
+        trials = explore(problem, settings, executor, progress, lock, evaluator.pruner.recalibrated)
         add_notes(problem.run, damage_note(problem.run))
-        trials = explore(problem, settings, executor, curves, progress, lock)
         finish.record_trials(trials, problem)
         trained = training.train(trials, problem, settings, executor, progress)
     finish.finish(trained, problem, settings, evaluator.pruner, progress)
@@ -70,14 +69,28 @@ def explore(
     problem: Problem,
     settings: SearchSettings,
     executor: Executor,
-    curves: DamageCurves,
     progress: Progress,
     lock: FolderLock | None = None,
+    recalibrated: int = 0,
 ) -> tuple[Trial, ...]:
-    """The multi-objective search from real seeds."""
+    """The multi-objective search from real seeds: the dense and uniform ones, then those that damage curves allocate.
+
+    Args:
+        problem: what is searched.
+        settings: how.
+        executor: its workers hold an `Evaluator`.
+        progress: called with (stage, done, total).
+        lock: of the run folder, where the caller holds it.
+        recalibrated: samples that the batch norms of a trial's model are re-estimated on.
+    """
+    known: list[DamageCurves] = []
 
     def report(found: Report) -> None:
         progress("search policies", found.done, found.trials)
+
+    def work_out() -> tuple[list[Seed], Prior]:
+        known.append(measured_damage(problem, settings, executor, progress, recalibrated))
+        return allocated_seeds(problem, known[-1], settings), make_prior(problem, known[-1])
 
     wanted = StudySettings(
         trials=settings.trials,
@@ -88,10 +101,16 @@ def explore(
         storage=settings.storage,
         plateau=settings.plateau,
     )
-    seeds = make_seeds(problem, curves, settings)
-    prior = make_prior(problem, curves)
     found = run_search(
-        problem, executor, wanted, seeds=seeds, folder=problem.run, progress=report, lock=lock, prior=prior
+        problem,
+        executor,
+        wanted,
+        seeds=opening_seeds(problem),
+        later=Later(most_allocated(problem, settings), work_out),
+        folder=problem.run,
+        progress=report,
+        lock=lock,
     )
-    write_prediction(problem, curves, found)
+    if known:
+        write_prediction(problem, known[-1], found)
     return found

@@ -69,7 +69,7 @@ class SearchSettings:
     """
 
     trials: int = 200
-    sampler: str = "nsga2"
+    sampler: str = "surrogate"
     criterion: str = "obs"
     seed: int = 0
     time_budget_s: float | None = None

@@ -12,6 +12,7 @@ from autoprune.search.allocation import Integers, allocate, repaired
 from autoprune.search.damage import DamageCurves
 from autoprune.search.objectives import Objective
 from autoprune.search.prior import Floats, make_prior
+from autoprune.search.quality_model import Damage
 from autoprune.search.trial import Seed
 
 if TYPE_CHECKING:
@@ -22,22 +23,49 @@ SEED_SHARE = 0.3  # of all trials are seeds
 
 
 def make_seeds(problem: Problem, curves: DamageCurves, settings: SearchSettings) -> list[Seed]:
-    """The dense policy, a ladder of uniform ratios, and the predicted front of damage against each latency or cost.
+    """All seeds: `opening_seeds` and `allocated_seeds`."""
+    return [*opening_seeds(problem), *allocated_seeds(problem, curves, settings)]
 
-    All but the dense one meet the constraints: of those that would not, the nearest that do stand in. Costs take turns,
-    so that fewer trials than seeds still serve every device.
+
+def opening_seeds(problem: Problem) -> list[Seed]:
+    """The dense policy and a ladder of uniform ratios: known without damage curves, so that they are evaluated first.
+
+    Of the ladder, policies that do not meet the constraints are replaced by the nearest that do.
     """
-    space, violations = problem.space, make_prior(problem).violations
+    space = problem.space
     ladder = np.array([space.uniform(ratio) for ratio in LADDER], dtype=np.int64)
-    feasible = ladder if not problem.bounds else repaired(ladder, curves.tables, violations)
+    if problem.bounds:
+        ladder = repaired(ladder, Damage(space.levels).tables, make_prior(problem).violations)
     seeds = [Seed(space.policy(space.dense), "dense")]
-    seeds += [Seed(space.policy(_levels(choice)), "uniform") for choice in feasible]
+    return seeds + [Seed(space.policy(_levels(choice)), "uniform") for choice in ladder]
+
+
+def allocated_seeds(problem: Problem, curves: DamageCurves, settings: SearchSettings) -> list[Seed]:
+    """The predicted fronts of damage against each latency or cost, all of them feasible.
+
+    Costs take turns, so that fewer trials than seeds still serve every device.
+    """
     costs = seeded_costs(problem)
-    points = max(4, (max(4, round(SEED_SHARE * settings.trials)) - len(seeds)) // max(1, len(costs)))
+    points = _points(len(costs), settings)
     fronts = [_front(problem, curves, objective, points, settings.seed) for objective in costs]
-    for turn in itertools.zip_longest(*map(list, fronts)):
-        seeds += [Seed(space.policy(_levels(choice)), "allocation") for choice in turn if choice is not None]
-    return seeds
+    turns = itertools.zip_longest(*map(list, fronts))
+    return [
+        Seed(problem.space.policy(_levels(choice)), "allocation")
+        for turn in turns
+        for choice in turn
+        if choice is not None
+    ]
+
+
+def most_allocated(problem: Problem, settings: SearchSettings) -> int:
+    """How many allocated seeds there are at most."""
+    costs = len(seeded_costs(problem))
+    return costs * _points(costs, settings)
+
+
+def _points(costs: int, settings: SearchSettings) -> int:
+    """Of the predicted front of each cost."""
+    return max(4, (max(4, round(SEED_SHARE * settings.trials)) - 1 - len(LADDER)) // max(1, costs))
 
 
 def seeded_costs(problem: Problem) -> list[Objective]:

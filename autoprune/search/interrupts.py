@@ -38,6 +38,18 @@ class Interrupts:
             self._installed = False
 
     @contextmanager
+    def released(self) -> Iterator[None]:
+        """Let Ctrl-C end the block at once."""
+        if not self._installed:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._before)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, self._handle)
+
+    @contextmanager
     def shield(self) -> Iterator[None]:
         """Hold a second Ctrl-C back until the block is done."""
         self._shielded = True

@@ -35,7 +35,7 @@ class Progress:
         front_size: feasible policies that no other dominates.
         hypervolume: what they dominate, up to the worst values of the first batch; as of the last whole batch, None
             during the first. Of three objectives and more, an estimate from 4,096 points.
-        elapsed_s: in this process.
+        elapsed_s: since the search began in this process, what was waited for left out.
         remaining_s: estimated from the evaluations of this process; None before the first.
         trial: the trial that was finished.
     """
@@ -70,6 +70,10 @@ class ProgressMeter:
         self._volume: _Volume | None = None
         self.hypervolume: float | None = None
         self.succeeded = False
+
+    def waited(self, seconds: float) -> None:
+        """Time that was spent on something else than evaluations."""
+        self._start += seconds
 
     def recall(self, trial: Trial) -> None:
         """A trial from storage."""

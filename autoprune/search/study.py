@@ -8,6 +8,7 @@ search interrupted anywhere proposes the same again, takes from storage what is 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,7 +57,7 @@ class StudySettings:
     """
 
     trials: int = 200
-    sampler: str = "nsga2"
+    sampler: str = "surrogate"
     seed: int = 0
     time_budget_s: float | None = None
     batch: int | None = None
@@ -75,6 +76,20 @@ class StudySettings:
             raise InputError(f"search: expected a time budget above 0 s, got {self.time_budget_s}.")
 
 
+@dataclass(frozen=True)
+class Later:
+    """What is worked out once the first seeds are evaluated: they do not need it, and it takes longer than they do.
+
+    Attributes:
+        seeds: how many seeds it brings at most.
+        work_out: tells them, and what samplers know of the problem. Called once a `run_search`: a search that goes on
+            must be told the same.
+    """
+
+    seeds: int
+    work_out: Callable[[], tuple[Sequence[Seed], Prior]]
+
+
 def run_search(
     problem: SearchProblem,
     executor: Executor,
@@ -86,6 +101,7 @@ def run_search(
     evaluate: Callable[..., Any] | None = None,
     lock: FolderLock | None = None,
     prior: Prior | None = None,
+    later: Later | None = None,
 ) -> tuple[Trial, ...]:
     """Search, or go on with the search that is stored in `folder`.
 
@@ -99,6 +115,7 @@ def run_search(
         evaluate: `evaluate(context, policy, number)` -> `Evaluation` or `Failure`; `Evaluator.evaluate` where None.
         lock: of `folder`, where the caller holds it already.
         prior: damage curves for samplers that use them (`make_prior`); only the tables where None.
+        later: seeds and a prior in place of `prior` that are worked out once `seeds` are evaluated.
 
     Returns:
         All trials, by number: evaluated, failed and infeasible ones.
@@ -116,7 +133,8 @@ def run_search(
     objectives = tuple(objective.name for objective in problem.objectives)
     with TrialStorage(folder, names, problem.space.levels, objectives, settings.storage, lock) as storage:
         known = prior or make_prior(problem)
-        return _Search(problem, executor, settings, _seeds(problem, seeds), storage, progress, evaluate, known).run()
+        search = _Search(problem, executor, settings, _seeds(problem, seeds), storage, progress, evaluate, known, later)
+        return search.run()
 
 
 def _seeds(problem: SearchProblem, seeds: Sequence[Seed]) -> dict[Choice, Origin]:
@@ -140,7 +158,9 @@ class _Search:
         progress: Callable[[Progress], None] | None,
         evaluate: Callable[..., Any],
         prior: Prior,
+        later: Later | None,
     ) -> None:
+        self._problem = problem
         self._judge = Judge(problem)
         self._space = problem.space
         self._executor = executor
@@ -148,15 +168,17 @@ class _Search:
         self._storage = storage
         self._evaluate = evaluate
         batch = _sampler(problem, settings, settings.batch, prior).batch_size
-        wanted = _identity(problem, settings, batch, len(seeds))
+        wanted = _identity(problem, settings, batch, len(seeds) if later is None else later.seeds)
         found = storage.settings(wanted)
         _check_same(found, wanted)
         self._records = _retried(storage.load())
         self._seen = {record.choice for record in self._records.values()}
         self._batch = int(found["batch"])
-        self._first_batch = max(self._batch, int(found["seeds"]))
+        whole = max(self._batch, int(found["seeds"]))
+        self._sizes = [whole] if later is None else [len(seeds), whole]  # of the first batches
         self._sampler = _sampler(problem, settings, self._batch, prior)
-        self._seeds = tuple(seeds.items())[: self._first_batch]
+        self._seeds = [tuple(seeds.items())[: self._sizes[0]]]  # of the first batches
+        self._later = later
         self._failures: list[Failure] = []
         self._meter = ProgressMeter(settings.trials, settings.time_budget_s, progress)
         self._plateau = Plateau(settings.plateau)
@@ -176,7 +198,7 @@ class _Search:
         """Batch after batch, recorded ones included, until trials, time or policies run out."""
         batch, first, evaluated, barren = 0, 0, 0, 0
         while evaluated < self._settings.trials and not self._stopping():
-            size = self._batch if batch else self._first_batch
+            size = self._sizes[batch] if batch < len(self._sizes) else self._batch
             proposals = self._propose(batch, first, size)
             if not proposals:
                 return  # everything there is has been tried
@@ -186,9 +208,11 @@ class _Search:
             self._evaluate_all(batch, chosen)
             if not complete or any(proposal.number not in self._records for proposal in proposals):
                 return
+            evaluated += len(chosen)
+            if evaluated < self._settings.trials and not self._stopping():
+                self._prepare()
             self._sampler.tell([self._judge.told(self._records[proposal.number]) for proposal in proposals])
             self._meter.batch_done()
-            evaluated += len(chosen)
             barren = 0 if chosen else barren + 1
             if barren == MAX_BARREN:
                 return
@@ -197,13 +221,28 @@ class _Search:
                 return
             batch, first = batch + 1, first + size
 
+    def _prepare(self) -> None:
+        """Once the first seeds are evaluated: the later ones, and a sampler that knows more."""
+        if self._later is None:
+            return
+        begun = time.monotonic()
+        with self._interrupts.released():  # what is worked out keeps what it has itself
+            seeds, prior = self._later.work_out()
+        self._meter.waited(time.monotonic() - begun)
+        (opening,) = self._seeds
+        fresh = [seed for seed in _seeds(self._problem, seeds).items() if seed[0] not in dict(opening)]
+        self._seeds.append(tuple(fresh[: self._sizes[-1]]))
+        self._sampler = _sampler(self._problem, self._settings, self._batch, prior)
+        self._later = None
+
     def _propose(self, batch: int, first: int, size: int) -> list[Proposal]:
         """The proposals of a batch; what is recorded is not asked for again."""
         numbers = range(first, first + size)
         if all(number in self._records for number in numbers):
             return [self._recorded(number) for number in numbers]
-        seeds = self._seeds if batch == 0 else ()
-        asked = self._sampler.ask(size - len(seeds), derived_seed(self._settings.seed, first))
+        seeds = self._seeds[batch] if batch < len(self._seeds) else ()
+        left = size - len(seeds)
+        asked = self._sampler.ask(left, derived_seed(self._settings.seed, first)) if left else []
         wanted: list[tuple[Choice, Origin]] = [*seeds, *((choice, "sampler") for choice in asked)]
         new = [
             Proposal(number, choice, origin)

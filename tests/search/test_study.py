@@ -16,9 +16,10 @@ from autoprune.core.errors import AutopruneError, InputError
 from autoprune.pareto.dominance import non_dominated
 from autoprune.search.executors import Executor, ExecutorSettings, open_executor
 from autoprune.search.objectives import Objective
+from autoprune.search.prior import Prior, make_prior
 from autoprune.search.samplers.nsga2 import GENERATION_KEY
 from autoprune.search.storage import TrialStorage
-from autoprune.search.study import Progress, Seed, StudySettings, Trial, run_search
+from autoprune.search.study import Later, Progress, Seed, StudySettings, Trial, run_search
 from tests.search.synthetic import SyntheticEvaluator, SyntheticProblem, synthetic_problem
 
 
@@ -44,12 +45,27 @@ def search(
         "folder": folder,
         "progress": progress,
         "evaluate": SyntheticEvaluator.evaluate,
+        "later": settings.pop("later", None),
     }
     chosen = StudySettings(trials=trials, **settings)
     if executor is not None:
         return run_search(problem, executor, chosen, **arguments)
     with open_executor(problem.evaluator) as inside:
         return run_search(problem, inside, chosen, **arguments)
+
+
+class Curves:
+    """Later seeds and a prior, and when they were asked for."""
+
+    def __init__(self, problem: SyntheticProblem, log: Path) -> None:
+        self._problem, self._log = problem, log
+        self.asked: list[int] = []  # evaluations done by then
+
+    def work_out(self) -> tuple[list[Seed], Prior]:
+        self.asked.append(len(evaluations(self._log)))
+        space = self._problem.space
+        choices = [space.dense, space.uniform(0.5), space.uniform(0.8)]  # the first is a seed already
+        return [Seed(space.policy(choice), "allocation") for choice in choices], make_prior(self._problem)
 
 
 def values(trials: Sequence[Trial]) -> npt.NDArray[np.float64]:
@@ -63,6 +79,32 @@ def front(trials: Sequence[Trial]) -> set[tuple[float, ...]]:
 
 def evaluations(log: Path) -> list[str]:
     return log.read_text().splitlines() if log.exists() else []
+
+
+class TestWhatIsWorkedOutLater:
+    @pytest.mark.parametrize("sampler", ["nsga2", "surrogate"])
+    def test_after_the_first_seeds_and_before_anything_else(self, tmp_path: Path, sampler: str) -> None:
+        log = tmp_path / "log"
+        problem = synthetic_problem(log=log)
+        curves = Curves(problem, log)
+        opening = seeds_of(problem)[:3]  # the dense one is there twice
+        trials = search(problem, tmp_path, seeds=opening, later=Later(12, curves.work_out), sampler=sampler)
+        assert curves.asked == [2]
+        assert [trial.origin for trial in trials[:5]] == ["dense", "uniform", "allocation", "allocation", "sampler"]
+        assert [trial.number for trial in trials[:5]] == [0, 1, 2, 3, 4]
+        assert len(trials) == len(set(evaluations(log))) == 60
+
+    @pytest.mark.parametrize("stop", [1, 2, 5, 20])
+    def test_interrupted_anywhere_it_ends_the_same(self, tmp_path: Path, stop: int) -> None:
+        problem = synthetic_problem()
+        curves = Curves(problem, tmp_path / "none")
+        later = Later(12, curves.work_out)
+        opening = seeds_of(problem)[:3]
+        whole = search(problem, tmp_path / "whole", seeds=opening, later=later)
+        search(problem, tmp_path / "parts", seeds=opening, later=later, trials=stop)
+        asked = len(curves.asked)
+        assert asked == (1 if stop <= 2 else 2)  # with no more trials than seeds nothing is worked out
+        assert search(problem, tmp_path / "parts", seeds=opening, later=later) == whole
 
 
 class TestWhatIsSearched:
@@ -269,7 +311,7 @@ class TestStorage:
 
     def test_tables_are_asked_once_a_batch(self, tmp_path: Path) -> None:
         problem = synthetic_problem()
-        search(problem, tmp_path, trials=50, batch=10)
+        search(problem, tmp_path, trials=50, batch=10, sampler="nsga2")  # which asks nothing itself
         assert problem.costs.calls == 5
 
     def test_generations_are_tagged_as_optuna_reads_them(self, tmp_path: Path) -> None:
@@ -306,7 +348,7 @@ class TestStorage:
         ("change", "message"),
         [
             ({"seed": 5}, "expected seed 0 of the search stored there, got 5"),
-            ({"sampler": "random"}, "expected sampler 'nsga2'"),
+            ({"sampler": "random"}, "expected sampler 'surrogate'"),
             ({"constraints": ("size <= 15",)}, "expected constraints"),
             ({"variables": 6}, "expected search space"),
         ],

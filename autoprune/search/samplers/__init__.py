@@ -2,9 +2,9 @@
 
 | name | module | what |
 |---|---|---|
-| `nsga2` | `nsga2.py` | the default: NSGA-II with simulated binary crossover and polynomial mutation, from Optuna |
+| `surrogate` | `surrogate.py` | the default: expected hypervolume improvement under the corrected damage model |
+| `nsga2` | `nsga2.py` | NSGA-II with simulated binary crossover and polynomial mutation, from Optuna |
 | `nsga3` | `nsga3.py` | NSGA-III: spread by reference points, for three objectives and more, from Optuna |
-| `surrogate` | `surrogate.py` | expected hypervolume improvement under the corrected damage model |
 | `archive` | `archive.py` | local search around the front found so far |
 | `tpe` | `tpe.py` | the multi-objective tree-structured Parzen estimator, from Optuna |
 | `random` | `random.py` | uniformly random: what the others have to beat |
