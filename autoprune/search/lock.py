@@ -36,7 +36,7 @@ class FolderLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             holder = os.pread(self._descriptor, _MAX_HOLDER_BYTES, 0).decode("utf-8", "replace").strip()
-            self.release()
+            self.let_go()
             if not isinstance(error, BlockingIOError):
                 raise InputError(
                     f"run folder {folder}: expected a file system with locks, got {error.strerror}. Choose a folder on "
@@ -66,7 +66,14 @@ class FolderLock:
                     path.unlink(missing_ok=True)
 
     def release(self) -> None:
-        """Let others in. May be called twice."""
+        """Let others in, and take the holder's name away. May be called twice."""
+        if self._descriptor >= 0:
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close the file; the lock stays with whoever else holds it."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -78,7 +85,7 @@ _HELD: weakref.WeakSet[FolderLock] = weakref.WeakSet()
 def _leave_to_parent() -> None:
     """A forked child (a data loader's worker) shares its parent's lock, and would keep it when the parent is killed."""
     for lock in list(_HELD):
-        lock.release()
+        lock.let_go()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

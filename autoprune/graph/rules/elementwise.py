@@ -21,7 +21,7 @@ _ELEMENTWISE = (
 )
 _OVERLOADS = (
     "default Tensor Scalar dtype device dtype_layout Tensor_Scalar Tensor_Tensor Tensor_mode Scalar_mode",
-    "Scalar_Tensor prim_Device self this ScalarSelf ScalarOther decimals",
+    "Scalar_Tensor self this ScalarSelf ScalarOther decimals",
 )
 _NO_REDUCTION = ("max.default", "min.default")  # these reduce to a scalar
 

@@ -28,7 +28,7 @@ def identity(context: Context, operation: Operation) -> None:
 
 
 @emits(
-    "to.dtype", "to.dtype_layout", "to.device", "to.other", "to.prim_Device", "_to_copy.default", "type_as.default",
+    "to.dtype", "to.dtype_layout", "to.device", "to.other", "_to_copy.default", "type_as.default",
 )  # fmt: skip
 def _cast(context: Context, operation: Operation) -> None:
     before, after = context.dtype(operation.args[0].name), result_type(context, operation)
