@@ -5,15 +5,22 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.errors import Failure
 from autoprune.graph.policy import SparsityPolicy
+from autoprune.pipeline.seeds import make_seeds
 from autoprune.search.damage import DamageCurves, damage_curves
+from autoprune.search.executors import open_executor
 from autoprune.search.objectives import Bound, Objective, parse_bounds, parse_objectives
+from autoprune.search.prior import make_prior
 from autoprune.search.space import SearchSpace, Variable
+from autoprune.search.study import StudySettings, Trial, run_search
 from tests.search.jobs import Judgement
 from tests.search.synthetic import SyntheticTask
 
@@ -147,3 +154,22 @@ def landscape_problem(
         SyntheticTask(),
         landscape,
     )
+
+
+def search(
+    problem: LandscapeProblem, folder: Path, trials: int = 40, sampler: str = "surrogate", planned: int | None = None
+) -> tuple[Trial, ...]:
+    """Seeds, as many as for `planned` trials, and prior from damage curves, as a run has them."""
+    curves = problem.curves()
+    wanted: Any = SimpleNamespace(trials=planned or trials, seed=0)
+    posed: Any = problem
+    with open_executor(problem.landscape) as executor:
+        return run_search(
+            posed,
+            executor,
+            StudySettings(trials=trials, sampler=sampler),
+            seeds=make_seeds(posed, curves, wanted),
+            folder=folder,
+            evaluate=Landscape.evaluate,
+            prior=make_prior(posed, curves),
+        )

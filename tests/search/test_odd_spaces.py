@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 
 from autoprune.core.errors import InputError
-from autoprune.pipeline.seeds import make_seeds
-from autoprune.search.executors import open_executor
-from autoprune.search.prior import make_prior
 from autoprune.search.samplers import SAMPLERS
 from autoprune.search.space import SearchSpace, Variable
-from autoprune.search.study import StudySettings, Trial, run_search
-from tests.search.landscape import ChainedCosts, Landscape, LandscapeProblem, landscape_problem
+from tests.search.landscape import ChainedCosts, LandscapeProblem, landscape_problem, search
 
 
 @pytest.fixture(autouse=True)
@@ -35,26 +29,10 @@ def with_fixed(problem: LandscapeProblem, fixed: dict[int, int]) -> LandscapePro
     return replace(problem, space=space, costs=ChainedCosts(space, ones, ones, 8))
 
 
-def search(problem: LandscapeProblem, folder: Path, sampler: str, trials: int = 40) -> tuple[Trial, ...]:
-    curves = problem.curves()
-    wanted: Any = SimpleNamespace(trials=trials, seed=0)
-    posed: Any = problem
-    with open_executor(problem.landscape) as executor:
-        return run_search(
-            posed,
-            executor,
-            StudySettings(trials=trials, sampler=sampler),
-            seeds=make_seeds(posed, curves, wanted),
-            folder=folder,
-            evaluate=Landscape.evaluate,
-            prior=make_prior(posed, curves),
-        )
-
-
 @pytest.mark.parametrize("sampler", SAMPLERS.names())
 def test_variables_of_one_level(sampler: str, tmp_path: Path) -> None:
     problem = with_fixed(landscape_problem(6), {0: 8, 3: 8, 5: 8})
-    trials = search(problem, tmp_path, sampler)
+    trials = search(problem, tmp_path, sampler=sampler)
     assert len(trials) == len({trial.policy for trial in trials}) == 40
     assert all(trial.policy["g0"] == trial.policy["g3"] == 8 for trial in trials)
     curves = problem.curves()
@@ -65,7 +43,7 @@ def test_variables_of_one_level(sampler: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("sampler", ["nsga2", "surrogate"])
 def test_nothing_to_choose(sampler: str, tmp_path: Path) -> None:
     """One policy is all there is: it is evaluated, and the search ends."""
-    trials = search(with_fixed(landscape_problem(3), dict.fromkeys(range(3), 8)), tmp_path, sampler)
+    trials = search(with_fixed(landscape_problem(3), dict.fromkeys(range(3), 8)), tmp_path, sampler=sampler)
     assert [trial.origin for trial in trials] == ["dense"]
 
 
@@ -73,14 +51,14 @@ def test_nothing_to_choose(sampler: str, tmp_path: Path) -> None:
 def test_constraints_that_nothing_meets(sampler: str, tmp_path: Path) -> None:
     problem = landscape_problem(6, constraints=("latency_p50 <= 10us", "size >= 900KB"))
     with pytest.raises(InputError, match=r"none of \d+ policies meets them; the nearest misses .*Relax them, or let"):
-        search(problem, tmp_path, sampler)
+        search(problem, tmp_path, sampler=sampler)
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "surrogate"])
 def test_a_constraint_against_the_objective(sampler: str, tmp_path: Path) -> None:
     """Small is wanted and not allowed: the front lies along the bound."""
     problem = landscape_problem(6, objectives=("error", "size"), constraints=("size >= 700KB",))
-    trials = search(problem, tmp_path, sampler)
+    trials = search(problem, tmp_path, sampler=sampler)
     sizes = [trial.objectives["size"] for trial in trials if trial.feasible]
     assert len(sizes) == 40
     assert min(sizes) >= 700_000

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,38 +12,17 @@ import pytest
 
 from autoprune.core.errors import InputError
 from autoprune.pareto.hypervolume import hypervolume
-from autoprune.pipeline.seeds import make_seeds
-from autoprune.search.executors import open_executor
 from autoprune.search.prior import Prior, make_prior
 from autoprune.search.samplers import SamplerSettings, Told
 from autoprune.search.samplers.moves import crossed, drawn, moved
 from autoprune.search.samplers.surrogate import Surrogate, batch_size, milestone
-from autoprune.search.study import StudySettings, Trial, run_search
-from tests.search.landscape import Landscape, LandscapeProblem, landscape_problem
+from autoprune.search.study import Trial
+from tests.search.landscape import LandscapeProblem, landscape_problem, search
 
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_disks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda descriptor: None)
-
-
-def search(
-    problem: LandscapeProblem, folder: Path, trials: int, sampler: str = "surrogate", planned: int | None = None
-) -> tuple[Trial, ...]:
-    """Seeds, as many as for `planned` trials, and prior from damage curves, as a run has them."""
-    curves = problem.curves()
-    wanted: Any = SimpleNamespace(trials=planned or trials, seed=0)
-    posed: Any = problem
-    with open_executor(problem.landscape) as executor:
-        return run_search(
-            posed,
-            executor,
-            StudySettings(trials=trials, sampler=sampler),
-            seeds=make_seeds(posed, curves, wanted),
-            folder=folder,
-            evaluate=Landscape.evaluate,
-            prior=make_prior(posed, curves),
-        )
 
 
 def volume(problem: LandscapeProblem, trials: Sequence[Trial]) -> float:
