@@ -266,17 +266,6 @@ def _open(
         intervals.append((area, place, low, high, left, right))
 
 
-def rank_correlation(left: npt.ArrayLike, right: npt.ArrayLike) -> float:
-    """Spearman's rank correlation, ties averaged; NaN where one side is constant or fewer than two pairs are finite."""
-    one, two = np.asarray(left, dtype=np.float64), np.asarray(right, dtype=np.float64)
-    sound = np.isfinite(one) & np.isfinite(two)
-    if sound.sum() < 2:
-        return math.nan
-    a, b = _ranks(one[sound]), _ranks(two[sound])
-    spread = float(a.std() * b.std())
-    return float(((a - a.mean()) * (b - b.mean())).mean() / spread) if spread > 0 else math.nan
-
-
 def interpolate_monotone(x: Floats, y: Floats, at: Floats) -> Floats:
     """Piecewise cubic through (x, y) that is monotone wherever the data is (Fritsch and Butland 1984).
 
@@ -330,10 +319,3 @@ def _filled(ratios: Floats, levels: Sequence[int], rises: Sequence[float]) -> Fl
     places = np.append(np.array(levels, dtype=np.int64), len(ratios) - 1)
     filled = interpolate_monotone(ratios[places], known, ratios)
     return np.maximum(np.minimum.accumulate(filled), 0.0)
-
-
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 0, equal values sharing their mean rank."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = np.cumsum(counts)
-    return np.asarray((ends - (counts + 1) / 2.0)[inverse])

@@ -57,3 +57,11 @@ def test_pairs_are_those_where_both_are_known() -> None:
 def test_mean_relative_error() -> None:
     assert mean_relative_error([1.0, 3.0, math.nan], [2.0, 2.0, 5.0]) == pytest.approx(0.5)
     assert math.isnan(mean_relative_error([], []))
+
+
+def test_spearman_rho_in_closed_form() -> None:
+    assert spearman_rho([1, 2, 3], [10, 20, 99]) == pytest.approx(1.0)
+    assert spearman_rho([1, 2, 3], [3, 2, 1]) == pytest.approx(-1.0)
+    assert spearman_rho([1, 2, 2, 3], [1, 2, 3, 4]) == pytest.approx(0.9486832980505138)
+    assert np.isnan(spearman_rho([1, 1], [1, 2]))
+    assert np.isnan(spearman_rho(*paired([np.nan, 1], [1, 2])))
