@@ -9,9 +9,10 @@ import torch
 
 from autoprune.artifacts.layout import RUN
 from autoprune.artifacts.records import RunRecord
+from autoprune.pipeline.candidates import validation_size
 from autoprune.pruning.pruner import Pruner
 from autoprune.search.evaluation import Evaluator
-from autoprune.tuning.batches import batch_size, device_of
+from autoprune.tuning.batches import device_of
 from autoprune.tuning.layout import autocast
 from autoprune.tuning.optimizer import autocast_dtype
 
@@ -74,8 +75,7 @@ def _tolerance(problem: Problem) -> float:
     """What the metric of the dense model may change by: its standard error where it is an accuracy, else 0.1 %."""
     task, value = problem.task, problem.dense_metrics[problem.task.metric]
     if task.judges_classes:
-        samples = sum(batch_size(task.inputs_of(batch)) for batch in task.validation)
-        return math.sqrt(value * (1.0 - value) / samples)
+        return math.sqrt(value * (1.0 - value) / validation_size(problem))
     return max(1e-3 * abs(value), problem.noise.get(task.metric, 0.0))
 
 
