@@ -178,6 +178,8 @@ def search(
     criterion: str = "obs",
     time_budget_s: float | None = None,
     plateau: int | None = None,
+    overlap: bool = False,
+    batch: int | None = None,
     damage_points: int | None = None,
     measure: bool = True,
     racing: bool = True,
@@ -209,8 +211,11 @@ def search(
         sampler, criterion: registered ones.
         time_budget_s: no policy is begun that would probably end after this many seconds.
         plateau: stop after so many policies that did not raise the front's hypervolume by a thousandth.
-        damage_points: widths of each group that damage curves measure; as many as a twentieth of the trials' cost
-            pays for unless given.
+        overlap: propose the next policies while the last ones are still evaluated: for many workers, of which none then
+            waits; what is proposed knows a little less. Part of what a search is, as the seed.
+        batch: policies proposed at a time, from two; the sampler decides unless given. Part of what a search is too.
+        damage_points: widths of each group that damage curves measure; 0 predicts them from calibration alone. When not
+            given, as many as a twentieth of the trials' cost pays for, and none where the fewest would cost a tenth.
         measure: time the members where a profile's device is this machine.
         racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
         precision: what policies are judged in: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in
@@ -235,6 +240,8 @@ def search(
         seed=seed,
         time_budget_s=time_budget_s,
         plateau=plateau,
+        overlap=overlap,
+        batch=batch,
         damage_points=damage_points,
         members=wanted.members,
         candidates=wanted.candidates,

@@ -150,16 +150,13 @@ class Ours:
         evaluator.pruner = bench.pruner(self.recipe, seed)  # counts, and leaves out what this variation does
         setup_s = time.perf_counter() - start
         figures: dict[str, float] = {}
+        pruner = evaluator.pruner
         with open_executor(evaluator, settings.executor) as executor:
             if self.seeds:
-                norms = bench.recalibrated(self.recipe)
-                ahead = curves_budget(problem, settings, norms).evaluations
+                curves = curves_budget(problem, settings, pruner)
+                ahead = 0.0 if curves is None else curves.evaluations
                 trials = _within(
-                    budget,
-                    ahead,
-                    clock,
-                    settings,
-                    lambda wanted: explore(problem, wanted, executor, clock, recalibrated=norms),
+                    budget, ahead, clock, settings, lambda wanted: explore(problem, wanted, executor, pruner, clock)
                 )
                 figures |= clock.figures | _predicted(problem)
             else:
@@ -307,6 +304,8 @@ ABLATIONS: dict[str, Method] = {
     "ours-compensation-off": Ours(replace(OURS, compensate=False)),
     "ours-recalibration-off": Ours(replace(OURS, recalibrate=False)),
     "ours-racing-off": Ours(settings={"racing": False}),
+    "ours-damage-predicted": Ours(settings={"damage_points": 0}),
+    "ours-damage-measured": Ours(settings={"damage_points": 2}),
     **{
         f"ours-{name}": Ours(settings={"sampler": name})
         for name in SAMPLERS.names()

@@ -1,4 +1,5 @@
-"""Damage curves of a run: measured within a budget, each loss kept once it is known; and how well they predict."""
+"""Damage curves of a run: measured within a budget, each loss kept once it is known, or predicted where that would cost
+too much; and how well they predict."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ from autoprune.core.errors import Failure, InputError
 from autoprune.core.files import read_json, write_json
 from autoprune.graph.policy import SparsityPolicy
 from autoprune.pareto.correlation import kendall_tau, paired, spearman_rho
-from autoprune.search.damage import DamageBudget, DamageCurves, damage_budget, damage_curves
+from autoprune.search.damage import DamageBudget, DamageCurves, damage_budget, damage_curves, predicted_curves
 from autoprune.search.evaluation import Evaluator
 from autoprune.search.executors import Executor, Job
 from autoprune.search.quality_model import Damage, foretold
@@ -23,22 +24,24 @@ from autoprune.tuning.batches import batch_size
 
 if TYPE_CHECKING:
     from autoprune.pipeline.problem import Problem, Progress, SearchSettings
+    from autoprune.pruning import Pruner
     from autoprune.search.trial import Trial
     from autoprune.tuning.task import Task
 
 DAMAGE = "damage.json"
 DAMAGE_SCHEMA = "autoprune.damage/2"
 PREDICTION_SCHEMA = "autoprune.prediction/1"
+MOST = 0.1  # of what the trials cost: curves that cost more are predicted
 _MOST_COMPARED = 2000  # trials: Kendall's tau compares all pairs
 
 
-def measured_damage(
-    problem: Problem, settings: SearchSettings, executor: Executor, progress: Progress, recalibrated: int = 0
+def run_damage(
+    problem: Problem, settings: SearchSettings, executor: Executor, progress: Progress, pruner: Pruner
 ) -> DamageCurves:
     """The damage curves; what an earlier call measured is read back, be it all of them or a part.
 
-    `damage.json` holds the losses, what they cost (`evaluations`: in units of a trial, with `recalibrated` samples to
-    re-estimate batch norms on and the whole validation split to judge by), and at last the curves.
+    `damage.json` holds the losses, what they cost (`evaluations`: in units of a trial, with the samples that `pruner`
+    re-estimates batch norms on and the whole validation split to judge by), and at last the curves.
     """
     path = problem.run / DAMAGE
     stored = _stored(path)
@@ -47,7 +50,11 @@ def measured_damage(
             return DamageCurves.from_data(stored["curves"], problem.space)
         except InputError:
             stored = {}  # of another space: measured anew
-    budget = curves_budget(problem, settings, recalibrated)
+    budget = curves_budget(problem, settings, pruner)
+    if budget is None:
+        curves = predicted_curves(problem.space, pruner.damage())
+        write_json(path, {"schema": DAMAGE_SCHEMA, "evaluations": 0.0, "curves": curves.to_data()})
+        return curves
     kept = stored.get("losses", {}) if stored.get("budget") == asdict(budget) else {}
     log = _Losses(path, budget, {str(name): float(loss) for name, loss in kept.items()})
 
@@ -73,6 +80,8 @@ def damage_note(run: Path) -> tuple[str, ...]:
     """What the curves of a run cost, as its record says it."""
     stored = _stored(run / DAMAGE)
     budget = stored.get("budget", {})
+    if stored.get("evaluations") == 0.0:
+        return ("damage curves were predicted from calibration alone: measuring them would have taken too many trials",)
     if not {"losses", "samples"} <= set(budget) or "evaluations" not in stored:
         return ()
     return (
@@ -81,10 +90,19 @@ def damage_note(run: Path) -> tuple[str, ...]:
     )
 
 
-def curves_budget(problem: Problem, settings: SearchSettings, recalibrated: int = 0) -> DamageBudget:
-    """What the curves of a run may cost."""
+def curves_budget(problem: Problem, settings: SearchSettings, pruner: Pruner) -> DamageBudget | None:
+    """What the curves of a run may cost; None where they are predicted instead.
+
+    They are where the user wants no widths measured, or none are asked for and the fewest that tell something cost more
+    than `MOST` of the trials.
+    """
+    if settings.damage_points == 0:
+        return None
     samples, batch = _validation_samples(problem.task)
-    return damage_budget(problem.space.levels, settings.trials, samples, settings.damage_points, batch, recalibrated)
+    points, norms = settings.damage_points, pruner.recalibrated
+    budget = damage_budget(problem.space.levels, settings.trials, samples, points, batch, norms)
+    dear = points is None and budget.evaluations > MOST * settings.trials
+    return None if dear else budget
 
 
 class _Losses:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from autoprune.artifacts.bundle import write_run
 from autoprune.artifacts.layout import FRONT
 from autoprune.core.files import canonical_json, digest, read_json, write_json
 from autoprune.pipeline import finish, training
-from autoprune.pipeline.curves import damage_note, measured_damage, write_prediction
+from autoprune.pipeline.curves import damage_note, run_damage, write_prediction
 from autoprune.pipeline.evaluator import add_notes, make_evaluator
 from autoprune.pipeline.problem import Problem, Progress, SearchSettings, run_record
 from autoprune.pipeline.seeds import allocated_seeds, most_allocated, opening_seeds
 from autoprune.pipeline.software import begun, continued
+from autoprune.pruning.pruner import Pruner
 from autoprune.search.damage import DamageCurves
 from autoprune.search.executors import Executor, open_executor
 from autoprune.search.lock import FolderLock
@@ -42,14 +45,14 @@ def _run(problem: Problem, settings: SearchSettings, lock: FolderLock, progress:
     record = continued(begun(problem.run), run_record(problem, settings))
     record = write_run(problem.run, problem.graph, record)
     key = digest(canonical_json([record.hashes, record.config, list(record.objectives), list(record.constraints)]))
-    if _is_finished(problem, key):
+    if is_finished(problem.run, key):
         return
     progress("calibrate", 0, 1)
     evaluator, notes = make_evaluator(problem, settings)
     add_notes(problem.run, notes)
     progress("calibrate", 1, 1)
     with open_executor(evaluator, settings.executor) as executor:
-        trials = explore(problem, settings, executor, progress, lock, evaluator.pruner.recalibrated)
+        trials = explore(problem, settings, executor, evaluator.pruner, progress, lock)
         add_notes(problem.run, damage_note(problem.run))
         finish.record_trials(trials, problem)
         trained = training.train(trials, problem, settings, executor, progress)
@@ -57,10 +60,14 @@ def _run(problem: Problem, settings: SearchSettings, lock: FolderLock, progress:
     write_json(problem.run / STATE, {"schema": STATE_SCHEMA, "finished": key})
 
 
-def _is_finished(problem: Problem, key: str) -> bool:
-    """Whether this very run has ended before. Another number of trials or members goes on from what is there."""
-    path = problem.run / STATE
-    if not (path.is_file() and (problem.run / FRONT).is_file()):
+def is_finished(run: Path, key: str) -> bool:
+    """Whether this very run has ended before. Another number of trials or members goes on from what is there.
+
+    Raises:
+        InputError: `state.json` cannot be read.
+    """
+    path = run / STATE
+    if not (path.is_file() and (run / FRONT).is_file()):
         return False
     return bool(read_json(path, "state of the run", STATE_SCHEMA).get("finished") == key)
 
@@ -69,9 +76,9 @@ def explore(
     problem: Problem,
     settings: SearchSettings,
     executor: Executor,
+    pruner: Pruner,
     progress: Progress,
     lock: FolderLock | None = None,
-    recalibrated: int = 0,
 ) -> tuple[Trial, ...]:
     """The multi-objective search from real seeds: the dense and uniform ones, then those that damage curves allocate.
 
@@ -79,9 +86,9 @@ def explore(
         problem: what is searched.
         settings: how.
         executor: its workers hold an `Evaluator`.
+        pruner: the evaluator's.
         progress: called with (stage, done, total).
         lock: of the run folder, where the caller holds it.
-        recalibrated: samples that the batch norms of a trial's model are re-estimated on.
     """
     known: list[DamageCurves] = []
 
@@ -89,7 +96,7 @@ def explore(
         progress("search policies", found.done, found.trials)
 
     def work_out() -> tuple[list[Seed], Prior]:
-        known.append(measured_damage(problem, settings, executor, progress, recalibrated))
+        known.append(run_damage(problem, settings, executor, progress, pruner))
         return allocated_seeds(problem, known[-1], settings), make_prior(problem, known[-1])
 
     wanted = StudySettings(
@@ -100,6 +107,8 @@ def explore(
         racing=settings.racing,
         storage=settings.storage,
         plateau=settings.plateau,
+        overlap=settings.overlap,
+        batch=settings.batch,
     )
     found = run_search(
         problem,

@@ -58,9 +58,11 @@ class SearchSettings:
         finetune: how they are trained.
         trainer: a user's own training in the place of the built-in one.
         executor: where jobs run.
-        damage_points: widths a variable that damage curves measure; as many as a twentieth of the trials' cost pays for
-            where None.
+        damage_points: widths a variable that damage curves measure; 0: they are predicted from calibration alone. Where
+            None, as many as a twentieth of the trials' cost pays for, and none where the fewest would cost a tenth.
         plateau: stop after so many evaluations that did not raise the hypervolume; never where None.
+        overlap: propose each batch while the one before it is evaluated: no worker waits, proposals know a batch less.
+        batch: policies proposed at a time; the sampler decides where None.
         measure: time the members where a profile's device is this machine.
         racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
         precision: what policies are judged in: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in
@@ -81,16 +83,18 @@ class SearchSettings:
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
     damage_points: int | None = None
     plateau: int | None = None
+    overlap: bool = False
+    batch: int | None = None
     measure: bool = True
     racing: bool = True
     precision: str = "float32"
     storage: str | None = field(default=None, repr=False)  # it may hold a password
 
     def __post_init__(self) -> None:
-        for name in ("trials", "members", "damage_points", "plateau"):
+        for name, least in (("trials", 1), ("members", 1), ("damage_points", 0), ("plateau", 1)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"search: expected {name} >= 1, got {value}.")
+            if value is not None and value < least:
+                raise InputError(f"search: expected {name} >= {least}, got {value}.")
         if self.candidates is not None and self.candidates < self.members:
             raise InputError(
                 f"finetune: expected candidates of at least as many as members, {self.members}, got {self.candidates}. "
@@ -270,6 +274,7 @@ def run_record(problem: Problem, settings: SearchSettings) -> RunRecord:
             "criterion": settings.criterion,
             "space": problem.space.name,
             "racing": settings.racing,
+            "overlap": settings.overlap,
             "precision": settings.precision,
             "members": settings.members,
             "finetune": settings.training,

@@ -16,6 +16,7 @@ from autoprune.pruning.gradients import Loss
 from autoprune.pruning.norms import batch_norm_scales
 from autoprune.pruning.recalibration import recalibrate, running_norms
 from autoprune.pruning.repairs import Findings, Repairs
+from autoprune.pruning.sensitivity import Floats, predicted_damage, reconstruction_errors
 from autoprune.pruning.statistics import measure
 
 
@@ -68,11 +69,13 @@ class Pruner:
                 "(a few hundred samples without labels are enough), or use criterion='l1', which needs none."
             )
         self._recalibrate = recalibrate
+        self._seed = seed
         statistics = measure(graph, self._calibration, chosen.needs, loss, seed)
         wanted = bool(self._calibration) and (compensate or "consumers" in chosen.needs)
         findings = Findings.of(graph, self._calibration) if wanted else None
         scales = batch_norm_scales(graph.program)
         self.orders: dict[str, UnitOrder] = {}
+        self._errors: dict[str, Floats] = {}  # of groups that something contracts
         silent: list[str] = []
         for name, group in graph.groups.items():
             regressions = findings.regressions(name, graph.state, compensate) if findings is not None else ()
@@ -83,6 +86,8 @@ class Pruner:
                 silent.append(name)
                 order = magnitude_order(group, evidence, power=2)
             self.orders[name] = UnitOrder(name, order)
+            if regressions:
+                self._errors[name] = reconstruction_errors(regressions, order)
         self.notes = _notes(criterion, silent, len(graph.groups))
         self._repairs = Repairs(findings, self.orders, graph.state) if compensate and findings is not None else None
 
@@ -106,6 +111,23 @@ class Pruner:
         """Samples that each built model's batch norms are re-estimated on; 0 where there are none."""
         norms = running_norms(self.graph.module()) if self._recalibrate else ()
         return sum(_samples(batch) for batch in self._calibration) if norms else 0
+
+    def damage(self) -> dict[str, Floats]:
+        """What each width of each group does to the model's outputs, predicted from calibration (`sensitivity.py`).
+
+        Takes a pass forward and backward over the calibration data.
+
+        Returns:
+            Group id -> damage by units kept, none to all; nothing of groups that no parameter is contracted with, and
+            nothing at all where there is neither compensation nor a criterion that looks at consumers.  # (size + 1,)
+        """
+        if not self._errors:
+            return {}
+        try:
+            fisher = measure(self.graph, self._calibration, {"fisher"}, None, self._seed)["fisher"]
+        except InputError:  # no gradient reaches the weights from the outputs
+            fisher = {}
+        return predicted_damage(self._errors, fisher)
 
     def slice(self, policy: Mapping[str, int]) -> TracedModule:
         """As `build`, with the batch norms' dense statistics."""

@@ -32,14 +32,14 @@ class DamageCurves:
     Attributes:
         names: the variables.
         tables: the rise at every level, never rising with the level, 0 at the dense one.  # n_variables x (n_levels,)
-        measured: the levels that were measured; the others are interpolated.
-        dense_loss: the loss that the rises start from.
+        measured: the levels that were measured; the others are interpolated. None of curves that were predicted.
+        dense_loss: the loss that the rises start from; None where it was not measured.
     """
 
     names: tuple[str, ...]
     tables: tuple[Floats, ...]
     measured: tuple[tuple[int, ...], ...]
-    dense_loss: float
+    dense_loss: float | None
 
     def __post_init__(self) -> None:
         for table in self.tables:
@@ -84,7 +84,7 @@ class DamageCurves:
             curves = [
                 (str(c["name"]), [float(r) for r in c["rise"]], [int(m) for m in c["measured"]]) for c in data["curves"]
             ]
-            dense_loss = float(data["dense_loss"])
+            dense_loss = None if data["dense_loss"] is None else float(data["dense_loss"])
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"damage curves: expected dense_loss and curves of name, rise, measured, got {error!r}."
@@ -207,6 +207,37 @@ def damage_curves(space: SearchSpace, losses: LossOf, points: int = 4) -> Damage
         tables.append(_filled(variable.ratios, list(ordered), list(ordered.values())))
     measured = tuple(tuple(sorted(part)) for part in rises)
     return DamageCurves(tuple(v.name for v in space.variables), tuple(tables), measured, float(dense))
+
+
+def predicted_curves(space: SearchSpace, errors: Mapping[str, npt.ArrayLike]) -> DamageCurves:
+    """Curves without a measurement: what each width of a group costs whatever reads it (`Pruner.damage`).
+
+    A group that goes with its block costs what the dearest of the groups gone with it does. Where nothing is known of a
+    group, its damage is taken to grow with the square of the share that is cut, to the mean of the others'.
+
+    Args:
+        space: whose variables to cut.
+        errors: group -> by units kept, none to all.  # (size + 1,)
+    """
+    known = {group: np.asarray(rise, dtype=np.float64) for group, rise in errors.items()}
+    narrow = [float(rise[len(rise) // 2]) for rise in known.values()]
+    usual = 4.0 * float(np.mean(narrow)) if narrow else 1.0
+
+    def damage(group: str, width: int) -> float:
+        if width == 0 and group in space.removal.closure:
+            return max(lost(inner, 0) for inner in space.removal.closure[group])
+        return lost(group, width)
+
+    def lost(group: str, width: int) -> float:
+        if group in known:
+            return float(known[group][width])
+        return usual * (1.0 - width / space.groups[group]) ** 2
+
+    tables = []
+    for variable in space.variables:
+        rises = [sum(map(damage, variable.groups, widths)) for widths in variable.widths]
+        tables.append(np.array(rises, dtype=np.float64))
+    return DamageCurves(tuple(v.name for v in space.variables), tuple(tables), tuple(() for _ in tables), None)
 
 
 def _measured(space: SearchSpace, losses: LossOf, plan: Sequence[Choice]) -> Sequence[float | Failure]:

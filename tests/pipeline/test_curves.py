@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,12 +21,12 @@ from autoprune.pipeline.curves import (
     PREDICTION_SCHEMA,
     curves_budget,
     damage_note,
-    measured_damage,
+    run_damage,
     write_prediction,
 )
 from autoprune.search.damage import damage_budget
 from autoprune.search.evaluation import Evaluator
-from autoprune.search.executors import Job, open_executor
+from autoprune.search.executors import Executor, Job, open_executor
 from autoprune.search.objectives import parse_objectives
 from autoprune.search.space import SearchSpace
 from autoprune.search.trial import Trial
@@ -75,11 +75,13 @@ def silent(stage: str, done: int, total: int) -> None:
 
 def test_interrupted_curves_go_on_where_they_were(tmp_path: Path, evaluator: Evaluator) -> None:
     heard: list[tuple[str, int, int]] = []
+    asked = settings(points=4)
     problem, graph = posed(tmp_path / "whole", evaluator.pruner.graph), evaluator.pruner.graph
     everything: Any = Counting(evaluator)
     (tmp_path / "whole").mkdir()
-    whole = measured_damage(problem, settings(), everything, lambda *step: heard.append(step))
-    budget = curves_budget(problem, settings())
+    whole = run_damage(problem, asked, everything, lambda *step: heard.append(step), evaluator.pruner)
+    budget = curves_budget(problem, asked, evaluator.pruner)
+    assert budget is not None
     assert len(everything.jobs) == budget.losses
     assert heard[-1] == ("damage curves", budget.losses, budget.losses)
     stored = read_json(tmp_path / "whole" / DAMAGE, "curves", DAMAGE_SCHEMA)
@@ -95,20 +97,41 @@ def test_interrupted_curves_go_on_where_they_were(tmp_path: Path, evaluator: Eva
     part = posed(tmp_path / "parts", graph)
     first: Any = Counting(evaluator, stop=4)
     with pytest.raises(KeyboardInterrupt):
-        measured_damage(part, settings(), first, silent)
+        run_damage(part, asked, first, silent, evaluator.pruner)
     second: Any = Counting(evaluator)
-    again = measured_damage(part, settings(), second, silent)
+    again = run_damage(part, asked, second, silent, evaluator.pruner)
     assert len(first.jobs) + len(second.jobs) == budget.losses
     for one, other in zip(whole.tables, again.tables, strict=True):
         np.testing.assert_array_equal(one, other)
     third: Any = Counting(evaluator)
-    measured_damage(part, settings(trials=9999), third, silent)
+    run_damage(part, settings(trials=9999, points=3), third, silent, evaluator.pruner)
     assert third.jobs == []  # what is complete is read back, whatever the budget would be now
 
     write_json(tmp_path / "parts" / DAMAGE, {"schema": "autoprune.damage/1", "curves": {}})
     fourth: Any = Counting(evaluator)
-    measured_damage(part, settings(), fourth, silent)
+    run_damage(part, asked, fourth, silent, evaluator.pruner)
     assert len(fourth.jobs) == budget.losses
+
+
+def test_curves_are_predicted_where_measuring_takes_too_many_trials(tmp_path: Path, evaluator: Evaluator) -> None:
+    problem, nothing = posed(tmp_path, evaluator.pruner.graph), cast("Executor", None)
+    many = 100 * sum(problem.space.levels)
+    assert curves_budget(problem, settings(trials=many), evaluator.pruner) is not None
+    for given in (settings(trials=20), settings(trials=many, points=0)):
+        assert curves_budget(problem, given, evaluator.pruner) is None
+        found = run_damage(problem, given, nothing, silent, evaluator.pruner)
+        assert found.dense_loss is None
+        assert found.measured == ((),) * len(problem.space.variables)
+        for variable, table in zip(problem.space.variables, found.tables, strict=True):
+            (group,) = variable.groups
+            damage = evaluator.pruner.damage()[group]
+            np.testing.assert_array_equal(table, [damage[width] for (width,) in variable.widths])
+            assert (np.diff(table) <= 0.0).all()
+            assert table[0] > table[-1] == 0.0
+    again = run_damage(problem, settings(trials=many), nothing, silent, evaluator.pruner)  # as it was begun
+    assert again.measured == found.measured
+    (note,) = damage_note(tmp_path)
+    assert note.startswith("damage curves were predicted from calibration alone")
 
 
 def test_a_loss_looks_at_so_many_samples(evaluator: Evaluator) -> None:
