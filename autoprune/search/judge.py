@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.core.errors import Failure
+from autoprune.pareto.dominance import non_dominated
 from autoprune.search.proposals import Proposal
 from autoprune.search.samplers import Told
 from autoprune.search.storage import Record
@@ -70,6 +71,8 @@ class Judge:
         self._checked = tuple(bound for bound in problem.bounds if not bound.objective.evaluated)
         self._costs: dict[int, dict[str, float]] = {}  # trial number -> objective -> what the tables say
         self._violations: dict[int, dict[str, float]] = {}  # trial number -> constraint -> what the tables say
+        self._raced = _raced(problem)
+        self._standing: Floats = np.zeros((0, len(self._names)))  # settled and not dominated; of races alone
 
     def check(self, proposals: Sequence[Proposal]) -> list[dict[str, float] | Failure]:
         """Violations of each proposal by constraint, from the tables alone; a `Failure` where the tables cannot say."""
@@ -90,22 +93,21 @@ class Judge:
                 found.append(violated)
         return found
 
-    def rivals(self, batch: int, proposals: Sequence[Proposal], records: Iterable[Record]) -> list[float | None]:
-        """For each checked proposal the best quality among policies that cost no more in anything else.
+    def settle(self, records: Iterable[Record]) -> None:
+        """What a finished batch found: policies that are proposed from now on race against it."""
+        rows = [record.values for record in records if record.sound and record.values is not None]
+        if rows and self._raced is not None:
+            together = np.concatenate([self._standing, np.array(rows)])
+            self._standing = together[non_dominated(together)]  # whoever is dominated is nobody's best rival
 
-        From batches before this one, which are finished, so that it does not matter which worker was faster. None where
-        no policy is as cheap, and for all where the task's quality is not all that evaluation tells.
+    def rivals(self, proposals: Sequence[Proposal]) -> list[float | None]:
+        """For each checked proposal the best quality among settled policies that cost no more in anything else.
+
+        None where no policy is as cheap, and for all where the task's quality is not all that evaluation tells.
         """
-        evaluated = [o for o in self._problem.objectives if o.evaluated]
-        late = any(bound.objective.evaluated for bound in self._problem.bounds)
-        if late or [o.kind for o in evaluated] != [self._problem.task.quality]:
+        if self._raced is None or not len(self._standing):
             return [None] * len(proposals)
-        rows = [r.values for r in records if r.batch < batch and r.sound and r.values is not None]
-        if not rows:
-            return [None] * len(proposals)
-        place = self._names.index(evaluated[0].name)
-        table = np.array(rows)  # (n_records, n_objectives)
-        costs, quality = np.delete(table, place, axis=1), table[:, place]
+        costs, quality = np.delete(self._standing, self._raced, axis=1), self._standing[:, self._raced]
         found: list[float | None] = []
         for proposal in proposals:
             own = [self._costs[proposal.number][objective.name] for objective in self._told]
@@ -166,6 +168,14 @@ class Judge:
             raced_out=record.raced_out,
             failure=record.failure,
         )
+
+
+def _raced(problem: SearchProblem) -> int | None:
+    """Place of the objective that policies race by: the task's quality, where evaluation tells nothing else."""
+    evaluated = [place for place, objective in enumerate(problem.objectives) if objective.evaluated]
+    late = any(bound.objective.evaluated for bound in problem.bounds)
+    alone = len(evaluated) == 1 and problem.objectives[evaluated[0]].kind == problem.task.quality
+    return evaluated[0] if alone and not late else None
 
 
 def _objectives(result: Any, problem: SearchProblem) -> dict[str, float] | Failure:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -66,7 +66,7 @@ class ProgressMeter:
         self._start = time.monotonic()
         self._done = self._failed = self._infeasible = self._here = 0
         self._front: Floats | None = None
-        self._seen: list[list[float]] = []  # of the first batch
+        self._settled: Floats | None = None  # the front of whole batches
         self._volume: _Volume | None = None
         self.hypervolume: float | None = None
         self.succeeded = False
@@ -96,19 +96,23 @@ class ProgressMeter:
         if self._listener is not None:
             self._listener(self._progress(trial))
 
-    def batch_done(self) -> None:
-        """A whole batch is finished: measure the front."""
-        if self._front is None:
+    def batch_done(self, trials: Sequence[Trial]) -> None:
+        """A whole batch is finished: measure its front and that of the batches before it.
+
+        Of later ones nothing counts yet: which of their trials are there already depends on who was faster.
+        """
+        rows = [list(trial.objectives.values()) for trial in trials if trial.evaluated and trial.feasible]
+        if not rows:
             return
+        seen = np.array(rows, dtype=np.float64)
         if self._volume is None:
-            self._volume = _Volume(np.array(self._seen))
-            self._seen = []
-        self.hypervolume = self._volume.of(self._front)
+            self._volume = _Volume(seen)
+        together = seen if self._settled is None else np.concatenate([self._settled, seen])
+        self._settled = together[non_dominated(together)]
+        self.hypervolume = self._volume.of(self._settled)
 
     def _add(self, values: list[float]) -> None:
         row = np.array([values], dtype=np.float64)
-        if self._volume is None:
-            self._seen.append(values)
         if self._front is None:
             self._front = row
         elif not (self._front <= row).all(axis=1).any():

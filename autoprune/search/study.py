@@ -1,14 +1,16 @@
 """The search itself: batches of proposals, checked against the tables, evaluated by an executor, stored, and told.
 
-What is proposed depends on (seed, trial number) alone: a batch is asked for as a whole, from what earlier batches
-found, with a seed of its own. So it does not matter how many workers there are or in which order they finish, and a
-search interrupted anywhere proposes the same again, takes from storage what is finished, and evaluates the rest.
+What is proposed depends on (seed, trial number) alone: a batch is asked for as a whole, from what certain earlier
+batches found (`schedule.py`), with a seed of its own. So it does not matter how many workers there are or in which
+order they finish, and a search interrupted anywhere proposes the same again, takes from storage what is finished, and
+evaluates the rest.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from autoprune.search.prior import Prior, make_prior
 from autoprune.search.progress import Plateau, Progress, ProgressMeter, TimeBudget
 from autoprune.search.proposals import Proposal, derived_seed, without_repeats
 from autoprune.search.samplers import SAMPLERS, Sampler, SamplerSettings
+from autoprune.search.schedule import Batch, Schedule
 from autoprune.search.storage import Record, TrialStorage
 from autoprune.search.trial import Choice, Origin, Seed, Trial
 
@@ -51,6 +54,9 @@ class StudySettings:
             known, as a third argument: it may stop once it is surely worse.
         plateau: stop after so many evaluations without a rise of the hypervolume by a thousandth; None goes on to the
             last trial. A search stopped so stops there again when it is called again, and goes on with a larger one.
+        overlap: propose each batch while the one before it is evaluated, from what those before that one found: no
+            worker waits for the last of a batch, and proposals know a batch less. Part of what a search is: it changes
+            what is proposed, and a resumed run must have the same.
 
     Raises:
         InputError: fewer than one trial, a seed below 0, a time budget that is not above 0, or a plateau below 1.
@@ -64,6 +70,7 @@ class StudySettings:
     storage: str | None = field(default=None, repr=False)  # it may hold a password
     racing: bool = False
     plateau: int | None = None
+    overlap: bool = False
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -172,13 +179,18 @@ class _Search:
         found = storage.settings(wanted)
         _check_same(found, wanted)
         self._records = _retried(storage.load())
-        self._seen = {record.choice for record in self._records.values()}
+        self._seen = {record.choice for record in self._records.values()}  # and what is proposed
         self._batch = int(found["batch"])
         whole = max(self._batch, int(found["seeds"]))
-        self._sizes = [whole] if later is None else [len(seeds), whole]  # of the first batches
+        firsts = [whole] if later is None else [len(seeds), whole]
+        self._schedule = Schedule(settings.trials, firsts, self._batch, settings.overlap)
         self._sampler = _sampler(problem, settings, self._batch, prior)
-        self._seeds = [tuple(seeds.items())[: self._sizes[0]]]  # of the first batches
+        self._seeds = [tuple(seeds.items())[: firsts[0]]]  # of the first batches
+        self._most_later = whole
         self._later = later
+        self._waiting: deque[tuple[Batch, int]] = deque()  # a place among its `chosen`
+        self._in_hand: dict[int, tuple[Batch, Proposal]] = {}  # by number of the trial
+        self._barren = 0  # batches in a row without a policy to evaluate
         self._failures: list[Failure] = []
         self._meter = ProgressMeter(settings.trials, settings.time_budget_s, progress)
         self._plateau = Plateau(settings.plateau)
@@ -187,39 +199,58 @@ class _Search:
 
     def run(self) -> tuple[Trial, ...]:
         with self._interrupts:
-            self._run_batches()
+            self._advance()
+            while self._waiting and not self._stopping():
+                for number, result in self._executor.run(self._jobs()):
+                    self._take(number, result)
+                    if self._later is None:
+                        self._advance()
+                self._advance()  # what comes later is worked out on the same workers, which are free only now
         if self._interrupts.asked:
             raise KeyboardInterrupt
         trials = tuple(self._judge.trial(self._records[number]) for number in sorted(self._records))
         self._check_outcome(trials)
         return trials
 
-    def _run_batches(self) -> None:
-        """Batch after batch, recorded ones included, until trials, time or policies run out."""
-        batch, first, evaluated, barren = 0, 0, 0, 0
-        while evaluated < self._settings.trials and not self._stopping():
-            size = self._sizes[batch] if batch < len(self._sizes) else self._batch
-            proposals = self._propose(batch, first, size)
-            if not proposals:
-                return  # everything there is has been tried
-            for number in [p.number for p in proposals if p.number in self._records]:
-                self._meter.recall(self._judge.trial(self._records[number]))
-            chosen, complete = self._screen(batch, proposals, self._settings.trials - evaluated)
-            self._evaluate_all(batch, chosen)
-            if not complete or any(proposal.number not in self._records for proposal in proposals):
+    def _advance(self) -> None:
+        """Close batches that are finished, recorded ones included, and propose those that are due.
+
+        In this order for each number of closed batches, wherever a search is interrupted: first all that is due.
+        """
+        while not self._stopping():
+            if self._schedule.due:
+                self._open()
+            elif self._schedule.finished(self._records):
+                self._close()
+            else:
                 return
-            evaluated += len(chosen)
-            if evaluated < self._settings.trials and not self._stopping():
-                self._prepare()
-            self._sampler.tell([self._judge.told(self._records[proposal.number]) for proposal in proposals])
-            self._meter.batch_done()
-            barren = 0 if chosen else barren + 1
-            if barren == MAX_BARREN:
-                return
-            if self._plateau.reached(evaluated, self._meter.hypervolume):
-                _LOG.info("the hypervolume stands still: the search ends after %d evaluations", evaluated)
-                return
-            batch, first = batch + 1, first + size
+
+    def _open(self) -> None:
+        """Propose the next batch, and record what of it the tables exclude."""
+        place = self._schedule.place
+        proposals = self._proposals(place, self._schedule.numbers)
+        self._seen.update(proposal.choice for proposal in proposals)
+        chosen, complete = self._screened(place, proposals)
+        rivals = self._judge.rivals(chosen) if self._settings.racing else [None] * len(chosen)
+        batch = Batch(place, tuple(proposals), tuple(chosen), tuple(rivals), complete)
+        self._schedule.opened(batch)
+        self._waiting += [(batch, at) for at, p in enumerate(chosen) if p.number not in self._records]
+
+    def _close(self) -> None:
+        """Let the sampler and whoever decides whether to go on know what a batch found."""
+        batch = self._schedule.closed()
+        if self._schedule.goes_on:
+            self._prepare()
+        records = [self._records[proposal.number] for proposal in batch.proposals]
+        self._sampler.tell([self._judge.told(record) for record in records])
+        self._judge.settle(records)
+        self._meter.batch_done([self._judge.trial(record) for record in records])
+        self._barren = 0 if batch.chosen else self._barren + 1
+        if self._barren == MAX_BARREN:
+            self._schedule.end()
+        if self._plateau.reached(self._schedule.evaluated, self._meter.hypervolume):
+            _LOG.info("the hypervolume stands still: the search ends after %d evaluations", self._schedule.evaluated)
+            self._schedule.end()
 
     def _prepare(self) -> None:
         """Once the first seeds are evaluated: the later ones, and a sampler that knows more."""
@@ -231,18 +262,17 @@ class _Search:
         self._meter.waited(time.monotonic() - begun)
         (opening,) = self._seeds
         fresh = [seed for seed in _seeds(self._problem, seeds).items() if seed[0] not in dict(opening)]
-        self._seeds.append(tuple(fresh[: self._sizes[-1]]))
+        self._seeds.append(tuple(fresh[: self._most_later]))
         self._sampler = _sampler(self._problem, self._settings, self._batch, prior)
         self._later = None
 
-    def _propose(self, batch: int, first: int, size: int) -> list[Proposal]:
+    def _proposals(self, place: int, numbers: range) -> list[Proposal]:
         """The proposals of a batch; what is recorded is not asked for again."""
-        numbers = range(first, first + size)
         if all(number in self._records for number in numbers):
             return [self._recorded(number) for number in numbers]
-        seeds = self._seeds[batch] if batch < len(self._seeds) else ()
-        left = size - len(seeds)
-        asked = self._sampler.ask(left, derived_seed(self._settings.seed, first)) if left else []
+        seeds = self._seeds[place] if place < len(self._seeds) else ()
+        left = len(numbers) - len(seeds)
+        asked = self._sampler.ask(left, derived_seed(self._settings.seed, numbers.start)) if left else []
         wanted: list[tuple[Choice, Origin]] = [*seeds, *((choice, "sampler") for choice in asked)]
         new = [
             Proposal(number, choice, origin)
@@ -257,49 +287,52 @@ class _Search:
         record = self._records[number]
         return Proposal(number, record.choice, record.origin)
 
-    def _screen(self, batch: int, proposals: Sequence[Proposal], left: int) -> tuple[list[Proposal], bool]:
-        """Which proposals to evaluate: the first `left` that the tables allow; and whether that is all of them.
+    def _screened(self, place: int, proposals: Sequence[Proposal]) -> tuple[list[Proposal], bool]:
+        """Which proposals to evaluate, as many as are left of those that the tables allow; whether that is all of them.
 
         Those that the tables do not allow are recorded.
         """
         violations = self._judge.check(proposals)
         chosen: list[Proposal] = []
         for proposal, violated in zip(proposals, violations, strict=True):
-            recorded = proposal.number in self._records
-            if isinstance(violated, Failure) or any(value > 0.0 for value in violated.values()):
-                if not recorded:
-                    self._record(self._judge.refused(batch, proposal, violated))
-            elif len(chosen) == left:
+            excluded = isinstance(violated, Failure) or any(value > 0.0 for value in violated.values())
+            if not excluded and len(chosen) == self._schedule.left:
                 return chosen, False
-            else:
+            if not excluded:
                 chosen.append(proposal)
+            if proposal.number in self._records:
+                self._meter.recall(self._judge.trial(self._records[proposal.number]))
+            elif excluded:
+                self._record(self._judge.refused(place, proposal, violated))
         return chosen, True
 
-    def _evaluate_all(self, batch: int, chosen: Sequence[Proposal]) -> None:
-        """Evaluate what is not recorded yet; the executor asks for a job whenever a worker is free."""
-        proposals = {proposal.number: proposal for proposal in chosen if proposal.number not in self._records}
-        rivals: list[float | None] = [None] * len(proposals)
-        if self._settings.racing:
-            rivals = self._judge.rivals(batch, tuple(proposals.values()), self._records.values())
-
-        def jobs() -> Iterator[Job]:
-            for (number, proposal), rival in zip(proposals.items(), rivals, strict=True):
-                if self._stopping():
-                    return
+    def _jobs(self) -> Iterator[Job | None]:
+        """What to evaluate, the oldest batch first; None while the next batch waits for results of what is in hand."""
+        while not self._stopping():
+            if self._waiting:
+                batch, at = self._waiting.popleft()
+                proposal, rival = batch.chosen[at], batch.rivals[at]
+                self._in_hand[proposal.number] = batch, proposal
+                self._time.started(proposal.number)
                 known = () if rival is None else (rival,)
-                self._time.started(number)
-                yield Job(number, self._evaluate, (self._space.policy(proposal.choice), number, *known))
+                policy = self._space.policy(proposal.choice)
+                yield Job(proposal.number, self._evaluate, (policy, proposal.number, *known))
+            elif self._in_hand and self._later is None and self._schedule.goes_on:
+                yield None
+            else:
+                return
 
-        for number, result in self._executor.run(jobs()):
-            self._time.finished(number)
-            self._record(self._judge.judged(batch, proposals[number], result))
-            self._note_failure(result)
+    def _take(self, number: int, result: Any) -> None:
+        """A result is there."""
+        self._time.finished(number)
+        batch, proposal = self._in_hand.pop(number)
+        self._record(self._judge.judged(batch.place, proposal, result))
+        self._note_failure(result)
 
     def _record(self, record: Record) -> None:
         with self._interrupts.shield():
             self._storage.add(record)
             self._records[record.number] = record
-            self._seen.add(record.choice)
         self._meter.found(self._judge.trial(record))
 
     def _note_failure(self, result: Any) -> None:
@@ -350,6 +383,7 @@ def _identity(problem: SearchProblem, settings: StudySettings, batch: int, seeds
         "sampler": settings.sampler,
         "seed": settings.seed,
         "racing": settings.racing,
+        "overlap": settings.overlap,
         "batch": batch,
         "seeds": seeds,
     }

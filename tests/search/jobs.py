@@ -6,6 +6,7 @@ import itertools
 import math
 import multiprocessing
 import os
+import random
 import signal
 import time
 from collections.abc import Mapping
@@ -143,3 +144,30 @@ class SyntheticEvaluator:
             return Failure("diverged", f"loss is inf in trial {number}")
         value = math.nan if number in self.nan else self.error(policy)
         return Judgement(value, {"accuracy": 1.0 - value}, 0.001)
+
+
+@dataclass(frozen=True)
+class Uneven(SyntheticEvaluator):
+    """Takes now longer and now shorter, so that trials finish in any order; one of them until another has begun.
+
+    Attributes:
+        slow: number of the trial that waits; -1: none does.
+        awaited: number of the trial that it waits for.
+    """
+
+    slow: int = -1
+    awaited: int = -1
+
+    def evaluate_unevenly(self, policy: Mapping[str, int], number: int) -> Judgement | Failure:
+        """The job of a search."""
+        time.sleep(0.02 * random.Random(number).random() ** 3)
+        end = time.monotonic() + 60.0
+        while number == self.slow and not self._begun(self.awaited):
+            if time.monotonic() > end:
+                return Failure("waited in vain", f"for trial {self.awaited}")
+            time.sleep(0.005)
+        return self.evaluate(policy, number)
+
+    def _begun(self, number: int) -> bool:
+        lines = Path(self.log or "").read_text().splitlines()
+        return any(line.startswith(f"{number} ") for line in lines)

@@ -85,6 +85,25 @@ class TestContract:
     def test_plain_functions_are_jobs_too(self, executor: Executor) -> None:
         assert answers(executor, Job(0, plain, (2,))) == {0: 4}
 
+    def test_jobs_may_wait_for_results(self, executor: Executor) -> None:
+        """Of which at most two are out."""
+        answered: list[int] = []
+
+        def jobs() -> Iterator[Job | None]:
+            for i in range(8):
+                while len(answered) < i - 1:
+                    yield None
+                yield Job(i, Bench.square, (i,))
+
+        for number, result in executor.run(jobs()):
+            assert result == number * number
+            answered.append(number)
+        assert sorted(answered) == list(range(8))
+
+    def test_jobs_that_wait_for_nothing_are_a_mistake(self, executor: Executor) -> None:
+        with pytest.raises(RuntimeError, match="to wait for a result, and none is under way"):
+            list(executor.run(iter([None])))
+
 
 @pytest.mark.parametrize("executor", ELSEWHERE, indirect=True)
 class TestElsewhere:

@@ -76,13 +76,14 @@ class Executor(Protocol):
     What is promised wherever jobs run, and checked by `tests/search/test_executors.py`:
 
     * every job taken from `jobs` is answered exactly once, in the order in which results come;
-    * `jobs` is read lazily, one item when a worker is free, so whoever feeds it can stop at any moment;
+    * `jobs` is read lazily, one item when a worker is free, so whoever feeds it can stop at any moment. None in it:
+      nothing to do until another result was taken; it comes only while jobs are in hand;
     * an exception in a job is a `Failure` of the kind of its class;
     * a worker that dies, takes too long or holds too much memory costs its job one retry, then it is a `Failure` too;
     * leaving the iterator early drops the jobs in hand, and the executor can be used again.
     """
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[int, Any]]:
         """Pairs of job id and result, or `Failure`."""
         ...
 
@@ -96,6 +97,8 @@ class Executor(Protocol):
 
 
 ExecutorFactory: TypeAlias = Callable[[Any, ExecutorSettings], Executor]
+
+NONE_IN_HAND = "executor: jobs are to wait for a result, and none is under way"  # whoever feeds jobs broke his promise
 
 EXECUTORS: Registry[ExecutorFactory] = Registry(
     "executor",

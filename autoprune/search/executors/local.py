@@ -8,7 +8,14 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from autoprune.core.errors import AutopruneError
-from autoprune.search.executors.executor import Executor, ExecutorSettings, Job, limit_threads, perform
+from autoprune.search.executors.executor import (
+    NONE_IN_HAND,
+    Executor,
+    ExecutorSettings,
+    Job,
+    limit_threads,
+    perform,
+)
 from autoprune.search.executors.pool import MAX_FAILED_STARTS, Closing, Feed, Pool
 from autoprune.search.executors.worker import Worker, WorkerDied, pickled
 
@@ -28,9 +35,11 @@ class InProcess(Closing):
         self._context = context
         self._threads = settings.threads
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[int, Any]]:
         """See `Executor.run`. An interrupt ends the job in hand."""
         for job in jobs:
+            if job is None:
+                raise RuntimeError(NONE_IN_HAND)
             before = limit_threads(self._threads)
             try:
                 result = perform(self._context, job)

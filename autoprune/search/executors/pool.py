@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from typing import Any, Generic, Self, TypeVar
 
 from autoprune.core.errors import Failure
-from autoprune.search.executors.executor import Job
+from autoprune.search.executors.executor import NONE_IN_HAND, Job
 
 MAX_ATTEMPTS = 2  # a worker that dies costs one retry, then the job is a Failure
 MAX_FAILED_STARTS = 3  # in a row; then something is wrong with starting workers at all
 
 START_TIMEOUT_S = 300.0  # for a worker to be there with its context; a cluster may have to add a machine first
+_END = object()  # in the place of a job: there are no more
 
 W = TypeVar("W")
 
@@ -30,23 +31,36 @@ class Assignment:
 class Feed:
     """The jobs of one run, read one at a time; those that lost their worker come first again."""
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Job | None]) -> None:
         self._jobs = iter(jobs)
         self._lost: deque[Assignment] = deque()
         self._open = True
+        self._none_yet = False
 
     @property
     def more(self) -> bool:
-        """Whether `take` may still give something."""
+        """Whether `take` may still give something, now or later."""
         return self._open or bool(self._lost)
 
+    @property
+    def waits(self) -> bool:
+        """Whether there is nothing to take before another result was."""
+        return self._none_yet and not self._lost
+
+    def answered(self) -> None:
+        """A result was taken: there may be jobs that waited for it."""
+        self._none_yet = False
+
     def take(self) -> Assignment | None:
-        """The next job; None when there is none (any more)."""
+        """The next job; None when there is none (any more, or at the moment)."""
         if self._lost:
             return self._lost.popleft()
-        job = next(self._jobs, None) if self._open else None
-        self._open = job is not None
-        return None if job is None else Assignment(job)
+        if not self._open:
+            return None
+        job = next(self._jobs, _END)
+        self._open = job is not _END
+        self._none_yet = job is None
+        return Assignment(job) if isinstance(job, Job) else None
 
     def lost(self, assignment: Assignment, why: Failure) -> tuple[int, Failure] | None:
         """Take back a job whose worker is gone: to be tried again, or a failure after its last attempt."""
@@ -84,7 +98,7 @@ class Closing:
 class Pool(Closing, abc.ABC, Generic[W]):
     """The loop of an executor with workers elsewhere; `W` is the handle on one."""
 
-    def run(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Any]]:
+    def run(self, jobs: Iterable[Job | None]) -> Iterator[tuple[int, Any]]:
         """See `Executor.run`.
 
         Raises:
@@ -96,11 +110,14 @@ class Pool(Closing, abc.ABC, Generic[W]):
                 self._hand_out(feed)
                 if not feed.more and not self._busy():
                     return
+                if feed.waits and not self._busy():
+                    raise RuntimeError(NONE_IN_HAND)
                 for worker in self._heard():
                     answer = self._listen(worker, feed)
                     if answer is not None:
                         self._hand_out(feed)
                         yield answer
+                        feed.answered()
         finally:
             for worker in self._busy():
                 self._drop(worker)
