@@ -235,13 +235,12 @@ def _number(member: Member, column: str) -> float:
 
 def _trained(path: Path, seed: int, progress: Progress | None) -> Network:
     """The network of this folder, trained where there is none yet."""
-    from safetensors.torch import load_file
-
-    from autoprune.artifacts.weights import write_tensors
+    from autoprune.artifacts.weights import read_tensors, write_tensors
 
     if path.is_file():
         network = Network()
-        network.load_state_dict(load_file(path))
+        shapes = {name: (str(t.dtype).removeprefix("torch."), t.shape) for name, t in network.state_dict().items()}
+        network.load_state_dict(read_tensors(path, shapes))
         return network.eval()
     network = model(seed, progress=progress)
     write_tensors(path, network.state_dict())

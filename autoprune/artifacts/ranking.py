@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from autoprune.artifacts.choice import number
 from autoprune.artifacts.layout import DENSE, PREDICTION, RANKING
 from autoprune.artifacts.records import ComparisonRecord, RankingRecord, RunRecord
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import read_json
 from autoprune.pareto.correlation import kendall_tau, mean_relative_error, paired, spearman_rho
 
@@ -98,7 +98,7 @@ def compare_damage(run: Path, metric: str) -> list[ComparisonRecord]:
     data = read_json(path, "prediction")
     models = data.get("n")
     if not isinstance(models, int) or models < 0:
-        raise InputError(f"prediction {path}: n: expected a count of trials, got {models!r}.")
+        raise InputError(f"prediction {path}: n: expected a count of trials, got {shortened(repr(models))}.")
     found = []
     for stage, kendall, spearman in (
         ("damage curves", "kendall_damage", "spearman_damage"),
@@ -185,5 +185,7 @@ def _correlation(path: Path, name: str, value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= 1.0 + 1e-9:
-        raise InputError(f"prediction {path}: {name}: expected a correlation from -1 to 1 or nothing, got {value!r}.")
+        raise InputError(
+            f"prediction {path}: {name}: expected a correlation from -1 to 1 or nothing, got {shortened(repr(value))}."
+        )
     return float(value)

@@ -132,8 +132,9 @@ def _check_header(header: Sequence[str], place: str, required: Sequence[str]) ->
     missing = [name for name in required if name not in header]
     if missing:
         raise InputError(f"{place}: expected the column '{missing[0]}', got {shortened(', '.join(header), 300)}.")
-    if len(set(header)) != len(header):
-        twice = next(name for name in header if header.count(name) > 1)
+    seen: set[str] = set()
+    twice = next((name for name in header if name in seen or seen.add(name)), None)  # type: ignore[func-returns-value]
+    if twice is not None:
         raise InputError(f"{place}: expected each column once, got '{shortened(twice)}' twice.")
 
 

@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-MOST_LISTED, MOST_COMPARED, LONGEST = 60, 2000, 200  # names of which a message tells; a longer one is near nothing
+MOST_LISTED, LONGEST = 60, 200  # names of which a message tells; a longer one is near nothing
+MOST_COMPARED = 2_000_000  # pairs of characters, of an unknown name and known ones: a fifth of a second at worst
 
 
 class AutopruneError(Exception):
@@ -19,6 +20,10 @@ class InputError(AutopruneError):
     """Wrong usage or input: one message that says what, expected, got and the next step; exit status 2."""
 
     exit_code = 2
+
+
+class NoRoomError(AutopruneError):
+    """The disk is full or fails: whatever was tried is not to blame, and goes on once there is room."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,19 @@ def shortened(text: str, limit: int = 80) -> str:
 def unknown_name(what: str, name: str, known: Iterable[str]) -> InputError:
     """An `InputError` for a name that is not known: lists the known ones and names the nearest."""
     names = sorted(known)
-    near = difflib.get_close_matches(name, names[:MOST_COMPARED], n=1) if len(name) <= LONGEST else []
+    near = difflib.get_close_matches(name, _comparable(name, names), n=1) if len(name) <= LONGEST else []
     hint = f" Did you mean '{shortened(near[0])}'?" if near else ""
     listed = ", ".join(shortened(known) for known in names[:MOST_LISTED]) if names else "(none)"
     more = f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else ""
     return InputError(f"unknown {what} '{shortened(name, LONGEST)}'.{hint} Known: {listed}{more}.")
+
+
+def _comparable(name: str, names: Iterable[str]) -> list[str]:
+    """The first names, as many as are compared in no time: comparing two texts takes the product of their lengths."""
+    found, pairs = [], 0
+    for known in names:
+        pairs += len(name) * len(known)
+        if pairs > MOST_COMPARED:
+            break
+        found.append(known)
+    return found

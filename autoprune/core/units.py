@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 
 _TIME_US = {"ns": 1e-3, "us": 1.0, "ms": 1e3, "s": 1e6, "min": 60e6, "h": 3600e6}
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -17,7 +17,7 @@ def _parse(text: str, units: dict[str, float] | dict[str, int], what: str, defau
     unit = (found.group(2) or default).replace("µ", "u") if found else ""
     if found is None or unit not in units:
         known = ", ".join(filter(None, units))
-        raise InputError(f"expected a {what} such as '5{default}' in one of {known}, got '{text}'.")
+        raise InputError(f"expected a {what} such as '5{default}' in one of {known}, got '{shortened(text)}'.")
     return float(found.group(1)) * units[unit]
 
 

@@ -7,17 +7,18 @@ ends as one that was not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from autoprune.artifacts.weights import write_tensors
-from autoprune.core.errors import AutopruneError, Failure
+from autoprune.artifacts.weights import expected_shapes, read_tensors, write_tensors
+from autoprune.core.errors import AutopruneError, Failure, NoRoomError
 from autoprune.core.files import canonical_json, digest, read_json, write_json
+from autoprune.core.settings import validated
 from autoprune.graph.policy import SparsityPolicy
 from autoprune.pipeline.candidates import choose, promote
 from autoprune.search.executors import Executor, Job
@@ -28,6 +29,7 @@ from autoprune.tuning.settings import FinetuneSettings
 if TYPE_CHECKING:
     import torch
 
+    from autoprune.graph.graph import DependencyGraph
     from autoprune.pipeline.problem import Problem, Progress, SearchSettings
     from autoprune.search.trial import Trial
 
@@ -36,6 +38,22 @@ FOLDER = "tuned"
 SHORT = "short"
 
 Levels = Mapping[str, Mapping[str, float]]
+
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class _Record(BaseModel):
+    """What is kept of a fine-tuned model beside its tensors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    version: str = Field(alias="schema")
+    key: str
+    policy: dict[str, StrictInt]
+    metrics: dict[str, _Number]
+    before: dict[str, _Number]
+    losses: tuple[_Number, ...]
+    seconds: _Number
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +75,7 @@ def train(
     """Fine-tune a spread of the searched front.
 
     Raises:
-        AutopruneError: no trial is feasible and was evaluated.
+        AutopruneError: no trial is feasible and was evaluated, or the disk is full.
     """
     stages = _Stages(problem, settings, executor, progress)
     if not settings.halves:
@@ -99,6 +117,7 @@ class _Stages:
     """Runs stages of training on the executor; what an earlier run of the same settings finished is read back."""
 
     def __init__(self, problem: Problem, settings: SearchSettings, executor: Executor, progress: Progress) -> None:
+        self._problem = problem
         self._folder = problem.run / FOLDER
         self._settings = settings
         self._executor = executor
@@ -123,7 +142,9 @@ class _Stages:
         """
         kept = self._folder / folder
         key = self._key(training, starts is not None)
-        found: list[Tuned | Failure | None] = [_read(kept, policy, key) for policy in policies]
+        found: list[Tuned | Failure | None] = [
+            read_tuned(kept, policy, key, self._problem.graph, self._problem.task.metrics) for policy in policies
+        ]
         places = [place for place, result in enumerate(found) if result is None]
         done = len(policies) - len(places)
         self._progress(what, done, len(policies))
@@ -141,9 +162,11 @@ class _Stages:
             for place, path in checkpoints.items()
         ]
         for place, result in self._executor.run(jobs) if jobs else ():
+            if isinstance(result, Failure) and result.kind == NoRoomError.__name__:
+                raise NoRoomError(f"fine-tuning {policies[place].id}: {result.message}")
             found[place] = result
             if isinstance(result, Tuned):
-                _write(kept, result, key)
+                write_tuned(kept, result, key)
             done += 1
             self._progress(what, done, len(policies))
         for checkpoint in checkpoints.values():
@@ -165,7 +188,37 @@ class _Stages:
         return digest(canonical_json(parts))
 
 
-def _write(folder: Path, result: Tuned, key: str) -> None:
+def read_tuned(
+    folder: Path, policy: SparsityPolicy, key: str, graph: DependencyGraph, metrics: Collection[str]
+) -> Tuned | None:
+    """What was finished before; None where it was not, or with other settings, or where its files do not fit.
+
+    Args:
+        folder: of the stage.
+        policy: whose model.
+        key: of the settings, as it was written with.
+        graph: of the dense model.
+        metrics: names of the task's.
+    """
+    path = folder / f"{policy.id}.json"
+    if not path.is_file():
+        return None
+    try:
+        record = validated(_Record, read_json(path, "fine-tuned member", TUNED_SCHEMA), f"fine-tuned member {path}")
+        known = record.metrics.keys() == record.before.keys() == set(metrics)
+        if record.key != key or record.policy != dict(policy) or not known:
+            return None
+        expected = expected_shapes(graph.program, graph.widths(graph.check(policy)))
+        state = read_tensors(path.with_suffix(".safetensors"), expected)
+    except AutopruneError:
+        return None
+    return Tuned(policy, state, record.metrics, record.before, record.losses, record.seconds)
+
+
+def write_tuned(folder: Path, result: Tuned, key: str) -> None:
+    """Keep what is finished: its tensors, then the record that says so."""
+    if not all(map(math.isfinite, (*result.metrics.values(), *result.before.values(), *result.losses))):
+        return  # JSON has no such numbers; it would be trained again
     write_tensors(folder / f"{result.policy.id}.safetensors", result.state)
     record = {
         "schema": TUNED_SCHEMA,
@@ -177,20 +230,3 @@ def _write(folder: Path, result: Tuned, key: str) -> None:
         "seconds": result.seconds,
     }
     write_json(folder / f"{result.policy.id}.json", record)
-
-
-def _read(folder: Path, policy: SparsityPolicy, key: str) -> Tuned | None:
-    """What was finished before, or None where it was not, or with other settings, or cannot be read."""
-    path = folder / f"{policy.id}.json"
-    if not path.is_file():
-        return None
-    try:
-        data = read_json(path, "fine-tuned member", TUNED_SCHEMA)
-        if data["key"] != key or SparsityPolicy(data["policy"]) != policy:
-            return None
-        state = load_file(folder / f"{policy.id}.safetensors")
-        metrics = {name: float(value) for name, value in data["metrics"].items()}
-        before = {name: float(value) for name, value in data["before"].items()}
-        return Tuned(policy, state, metrics, before, tuple(map(float, data["losses"])), float(data["seconds"]))
-    except (AutopruneError, KeyError, TypeError, ValueError, AttributeError, OSError, SafetensorError):
-        return None

@@ -26,7 +26,7 @@ class Tuned:
 
     Attributes:
         policy: its widths.
-        state: its parameters and buffers by name, on the CPU.
+        state: the parameters and buffers of its program by name, on the CPU.
         metrics: the task's metrics on the validation split.
         before: the same before fine-tuning.
         losses: mean training loss of each epoch; none of a user's own training.
@@ -74,5 +74,6 @@ def tune(
         return result
     losses = tuple(epoch.loss for epoch in result.history if epoch.loss is not None)
     named = dict(model.named_parameters()) | dict(model.named_buffers())  # those that a state dict leaves out too
-    state = {name: tensor.detach().cpu().clone() for name, tensor in named.items()}
+    wanted = (*model.program.parameters, *model.program.buffers)
+    state = {name: named[name].detach().cpu().clone() for name in wanted if name in named}
     return Tuned(policy, state, result.metrics, result.history[0].metrics, losses, time.perf_counter() - began)

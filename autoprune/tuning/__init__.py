@@ -4,7 +4,8 @@
 - `FinetuneSettings`, `finetune`, `FinetuneResult`, `Epoch`: a few epochs that never leave a model worse on validation.
 """
 
-from autoprune.tuning.finetune import Epoch, FinetuneResult, finetune
+from autoprune.tuning.epochs import Epoch
+from autoprune.tuning.finetune import FinetuneResult, finetune
 from autoprune.tuning.settings import FinetuneSettings
 from autoprune.tuning.task import Task, TaskCheck
 

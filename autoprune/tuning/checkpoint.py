@@ -1,16 +1,16 @@
-"""Checkpoints of fine-tuning: plain tensors and numbers, written whole or not at all, never unpickled."""
+"""Checkpoints of fine-tuning: a safetensors file, written whole or not at all; nothing in it is unpickled."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from autoprune.core.files import replacing
+from autoprune.core.errors import InputError
+from autoprune.graph.tensor_file import read_notes, read_tensors, write_tensors
 
-SCHEMA = "autoprune.finetune/1"
+SCHEMA = "autoprune.finetune/2"
 
 Tensors = dict[str, torch.Tensor]
 
@@ -19,55 +19,58 @@ class BrokenCheckpointError(Exception):
     """A checkpoint that cannot be resumed from, and why."""
 
 
-def save(path: Path, key: str, payload: Mapping[str, Any]) -> None:
+def save(path: Path, key: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write a checkpoint so that a reader sees the old one or the new one, never a part.
 
     Args:
         path: the file.
         key: what the checkpoint belongs to (settings and model); `load` asks for the same.
-        payload: tensors, numbers, strings, lists and dicts.
+        tensors: all that training goes on from.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    with replacing(path) as file:
-        torch.save({"schema": SCHEMA, "key": key, **payload}, file)
+    write_tensors(path, tensors, {"schema": SCHEMA, "key": key})
 
 
-def load(path: Path, key: str, device: torch.device, expected: Mapping[str, torch.Tensor]) -> dict[str, Any]:
-    """Read a checkpoint.
+def load(path: Path, key: str, expected: Mapping[str, torch.Tensor]) -> Tensors:
+    """Read a checkpoint; it takes no more memory than the tensors that are expected.
 
     Args:
         path: an existing file.
         key: see `save`.
-        device: where tensors go.
-        expected: the model's state; the saved ones must have its names and shapes.
+        expected: tensors of the names, types and shapes that the saved ones must have.
+
+    Returns:
+        The saved tensors, on the CPU.
 
     Raises:
         BrokenCheckpointError: not a checkpoint, of another version or key, or of another model.
     """
     try:
-        data = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise BrokenCheckpointError(f"it cannot be read ({type(error).__name__})") from error
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        notes = read_notes(path)
+    except InputError as error:
+        raise BrokenCheckpointError(f"it cannot be read ({error})") from error
+    if notes.get("schema") != SCHEMA:
         raise BrokenCheckpointError(f"it is not a checkpoint of version {SCHEMA}")
-    if data.get("key") != key:
+    if notes.get("key") != key:
         raise BrokenCheckpointError("it was written with other settings or for another model")
-    for name in ("model", "best"):
-        if not _fits(data.get(name), expected):
-            raise BrokenCheckpointError(f"its tensors ('{name}') are not the model's")
-    return data
+    try:
+        return read_tensors(path, {name: (_type(tensor), tensor.shape) for name, tensor in expected.items()})
+    except InputError as error:
+        raise BrokenCheckpointError(f"its tensors are not the model's ({error})") from error
 
 
-def _fits(found: Any, expected: Mapping[str, torch.Tensor]) -> bool:
-    return (
-        isinstance(found, dict)
-        and found.keys() == expected.keys()
-        and all(
-            isinstance(found[name], torch.Tensor)
-            and found[name].shape == expected[name].shape
-            and found[name].dtype == expected[name].dtype
-            for name in expected
-        )
-    )
+def joined(parts: Mapping[str, Mapping[str, torch.Tensor]]) -> Tensors:
+    """Tensors of several parts, each by `part.name`."""
+    return {f"{part}.{name}": tensor for part, own in parts.items() for name, tensor in own.items()}
+
+
+def part(found: Mapping[str, torch.Tensor], name: str) -> Tensors:
+    """The tensors of a part, by their own names: an inverse of `joined`."""
+    begin = f"{name}."
+    return {key.removeprefix(begin): tensor for key, tensor in found.items() if key.startswith(begin)}
+
+
+def _type(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

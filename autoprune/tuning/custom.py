@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from autoprune.core.errors import Failure, InputError
-from autoprune.tuning.finetune import Epoch, FinetuneResult
+from autoprune.tuning.epochs import Epoch
+from autoprune.tuning.finetune import FinetuneResult
 from autoprune.tuning.randomness import seeded
 from autoprune.tuning.settings import FinetuneSettings
 from autoprune.tuning.task import Task

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,19 @@ from autoprune.core.files import canonical_json, digest
 from autoprune.tuning import checkpoint as checkpoints
 from autoprune.tuning.batches import Batches, Inputs, as_float, batch_size, call, describe, device_of
 from autoprune.tuning.distillation import distillation_loss
+from autoprune.tuning.epochs import Epoch, as_tensors, from_tensors
 from autoprune.tuning.layout import autocast, runs, training_layout
 from autoprune.tuning.metrics import cross_entropy
-from autoprune.tuning.optimizer import BATCH_NORMS, autocast_dtype, build_optimizer, peak_rate, rate, trainable
+from autoprune.tuning.optimizer import (
+    BATCH_NORMS,
+    autocast_dtype,
+    build_optimizer,
+    memory,
+    peak_rate,
+    rate,
+    remember,
+    trainable,
+)
 from autoprune.tuning.randomness import seeded
 from autoprune.tuning.settings import FinetuneSettings
 from autoprune.tuning.task import Task
@@ -32,23 +42,6 @@ Tensors = dict[str, torch.Tensor]
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY = 20  # steps between looks at the loss: each makes a GPU wait
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """One epoch: number 0 is the model as it came.
-
-    Attributes:
-        number: from 0.
-        loss: the mean training loss, distillation included; None for epoch 0.
-        metrics: on the validation split; empty where not evaluated.
-        seconds: wall-clock time of training and evaluating.
-    """
-
-    number: int
-    loss: float | None
-    metrics: dict[str, float]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -205,15 +198,16 @@ class _Run:
             return replace(state, history=history)
         return _State(history, number, _copy(self.model))
 
-    def payload(self, state: _State) -> dict[str, Any]:
-        """What a checkpoint holds."""
-        return {
-            "model": _copy(self.model),
-            "best": state.best,
-            "best_epoch": state.best_epoch,
-            "optimizer": self.optimizer.state_dict(),
-            "history": [asdict(epoch) for epoch in state.history],
-        }
+    def payload(self, state: _State) -> Tensors:
+        """What a checkpoint holds: of the same names, types and shapes after every epoch."""
+        return checkpoints.joined(
+            {
+                "model": _copy(self.model),
+                "best": state.best,
+                "optimizer": memory(self.optimizer),
+                "history": as_tensors(state.history, state.best_epoch, self.settings.epochs),
+            }
+        )
 
     def result(self, state: _State) -> FinetuneResult:
         return FinetuneResult(
@@ -237,18 +231,14 @@ class _Run:
         return None
 
     def _resume(self, path: Path) -> _State:
-        data = checkpoints.load(path, self.key, self.device, self.model.state_dict())
-        try:
-            history = tuple(Epoch(**entry) for entry in data["history"])
-            state = _State(history, int(data["best_epoch"]), data["best"])
-            if [epoch.number for epoch in history] != list(
-                range(len(history))
-            ) or not 0 <= state.best_epoch <= state.epoch:
-                raise ValueError("epochs out of order")
-            self.optimizer.load_state_dict(data["optimizer"])
-        except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise checkpoints.BrokenCheckpointError(f"its contents do not fit together ({error})") from error
-        self.model.load_state_dict(data["model"])
+        judged = self.task.metrics if self._evaluate else ()
+        begun = _State((Epoch(0, None, dict.fromkeys(judged, 0.0), 0.0),), 0, _copy(self.model))
+        found = checkpoints.load(path, self.key, self.payload(begun))
+        history, best_epoch = from_tensors(checkpoints.part(found, "history"), judged)
+        remember(self.optimizer, checkpoints.part(found, "optimizer"))
+        self.model.load_state_dict(checkpoints.part(found, "model"))
+        best = {name: tensor.to(self.device) for name, tensor in checkpoints.part(found, "best").items()}
+        state = _State(history, best_epoch, best)
         self.resumed_from = state.epoch
         return state
 

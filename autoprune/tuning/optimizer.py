@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -27,6 +28,45 @@ def build_optimizer(model: nn.Module, settings: FinetuneSettings, lr: float) -> 
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+
+
+_SLOTS: dict[type[torch.optim.Optimizer], tuple[str, ...]] = {
+    torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    torch.optim.SGD: ("momentum_buffer",),
+}
+
+
+def memory(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What an optimizer of `build_optimizer` remembers of each parameter: `place.slot` -> tensor.
+
+    All slots of all parameters; zeros, which is what each begins with, for those that have seen no gradient.
+    """
+    found = {}
+    for place, parameter in enumerate(_parameters(optimizer)):
+        state = optimizer.state.get(parameter, {})
+        for slot in _SLOTS[type(optimizer)]:
+            kept = state.get(slot)
+            found[f"{place}.{slot}"] = _empty(slot, parameter).zero_() if kept is None else kept
+    return found
+
+
+def remember(optimizer: torch.optim.Optimizer, kept: Mapping[str, torch.Tensor]) -> None:
+    """Go on with what `memory` gave: of an optimizer of the same settings over parameters of the same shapes."""
+    for place, parameter in enumerate(_parameters(optimizer)):
+        optimizer.state[parameter] = {
+            slot: _empty(slot, parameter).copy_(kept[f"{place}.{slot}"]) for slot in _SLOTS[type(optimizer)]
+        }
+
+
+def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _empty(slot: str, parameter: nn.Parameter) -> torch.Tensor:
+    """As torch makes it: steps are counted on the CPU, the rest has the place and layout of the parameter."""
+    if slot == "step":
+        return torch.empty((), dtype=torch.promote_types(torch.get_default_dtype(), torch.float32), device="cpu")
+    return torch.empty_like(parameter, requires_grad=False)
 
 
 def peak_rate(settings: FinetuneSettings, model: nn.Module) -> float:

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from autoprune.core.errors import Failure, InputError
+from autoprune.graph.tensor_file import read_any_tensors, read_notes, write_tensors
 from autoprune.tuning import FinetuneResult, FinetuneSettings, Task, finetune
 from tests.tuning.problems import CLASSES, batches, data, network, same, shuffled, state_of, task
 
@@ -153,23 +154,34 @@ def damage_pickle(path: Path) -> None:
     path.write_bytes(pickle.dumps(Path("anything")))
 
 
+def rewritten(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], object]) -> None:
+    tensors, notes = read_any_tensors(path, 2**20), read_notes(path)
+    change(tensors, notes)
+    write_tensors(path, tensors, notes)
+
+
 def damage_schema(path: Path) -> None:
-    torch.save({**torch.load(path, weights_only=True), "schema": "autoprune.finetune/0"}, path)
+    rewritten(path, lambda tensors, notes: notes.update(schema="autoprune.finetune/0"))
 
 
 def damage_shape(path: Path) -> None:
-    saved = torch.load(path, weights_only=True)
-    saved["best"] = {name: torch.zeros(1) for name in saved["best"]}
-    torch.save(saved, path)
+    rewritten(path, lambda tensors, notes: tensors.update({"best.5.bias": torch.zeros(1)}))
+
+
+def damage_type(path: Path) -> None:
+    rewritten(path, lambda tensors, notes: tensors.update({"model.5.bias": torch.zeros(CLASSES, dtype=torch.int64)}))
 
 
 def damage_history(path: Path) -> None:
-    saved = torch.load(path, weights_only=True)
-    torch.save({**saved, "history": saved["history"][1:]}, path)
+    rewritten(path, lambda tensors, notes: tensors.update({"history.places": torch.tensor([2, 3])}))
+
+
+def damage_losses(path: Path) -> None:
+    rewritten(path, lambda tensors, notes: tensors["history.losses"].fill_(math.inf))
 
 
 def damage_optimizer(path: Path) -> None:
-    torch.save({**torch.load(path, weights_only=True), "optimizer": {"state": {}, "param_groups": []}}, path)
+    rewritten(path, lambda tensors, notes: tensors.__delitem__("optimizer.0.exp_avg"))
 
 
 @pytest.mark.parametrize(
@@ -179,10 +191,12 @@ def damage_optimizer(path: Path) -> None:
         (damage_empty, "it cannot be read"),
         (damage_text, "it cannot be read"),
         (damage_pickle, "it cannot be read"),
-        (damage_schema, "it is not a checkpoint of version autoprune.finetune/1"),
-        (damage_shape, "its tensors ('best') are not the model's"),
-        (damage_history, "its contents do not fit together"),
-        (damage_optimizer, "its contents do not fit together"),
+        (damage_schema, "it is not a checkpoint of version autoprune.finetune/2"),
+        (damage_shape, "its tensors are not the model's"),
+        (damage_type, "its tensors are not the model's"),
+        (damage_history, "its epochs do not fit together"),
+        (damage_losses, "its epochs do not fit together"),
+        (damage_optimizer, "its tensors are not the model's"),
     ],
 )
 def test_a_broken_checkpoint_is_ignored_with_a_warning(

@@ -67,7 +67,7 @@ class RemoteDevice(ABC):
 
     def run_kit(self, folder: Path, progress: Progress | None = None) -> Failure | None:
         """As `Device.run_kit`; what is there of an earlier call is gone on with."""
-        place = self.place(_checked_id(folder))
+        place = self.place(checked_id(folder))
         found = watched(self.command(f"test -f {place}/{MANIFEST}"))
         if self.lost(found):
             return self._failure(found)
@@ -104,7 +104,7 @@ class RemoteDevice(ABC):
         return Failure("run", f"{self.name}: the kit ended with status {ended.status}: {said}", f"see: {self.diagnose}")
 
 
-def _checked_id(folder: Path) -> str:
+def checked_id(folder: Path) -> str:
     """The kit's id, which becomes part of commands."""
     found = read_text(folder / KIT_ID, "kit", 64).strip()
     if _ID.fullmatch(found) is None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
-from autoprune.core.errors import AutopruneError, InputError
+from autoprune.core.errors import AutopruneError, InputError, shortened
 from autoprune.hardware.devices.process import Ended, last_words, missing
 from autoprune.hardware.devices.remote import Kept, RemoteDevice
 from autoprune.hardware.kit.contents import DAMAGED, TarHeader, tar_entries
@@ -41,7 +41,7 @@ class SshDevice(RemoteDevice):
     def __init__(self, address: str = "", options: Sequence[str] = ()) -> None:
         found = _ADDRESS.fullmatch(address)
         if found is None:
-            raise InputError(f"device: expected ssh:user@host or ssh:user@host:port, got 'ssh:{address[:80]}'.")
+            raise InputError(f"device: expected ssh:user@host or ssh:user@host:port, got 'ssh:{shortened(address)}'.")
         host, port = found["host"].strip("[]"), found["port"]
         target = f"{found['user']}@{host}" if found["user"] else host
         self.name = f"{target}:{port or 22}"
@@ -91,10 +91,15 @@ class SshDevice(RemoteDevice):
                 status = process.wait()
             if status == 0:
                 received.seek(0)
-                self._keep(received, into)
+                self.keep(received, into)
             return Ended(status, last_words(errors))
 
-    def _keep(self, received: IO[bytes], into: Path) -> None:
+    def keep(self, received: IO[bytes], into: Path) -> None:
+        """Keep what belongs into a kit's folder of a tar that came from the device.
+
+        Raises:
+            AutopruneError: bytes that are no tar.
+        """
         kept = Kept(into)
         try:
             with tarfile.open(fileobj=received, mode="r:", tarinfo=TarHeader) as tar:
@@ -103,7 +108,8 @@ class SshDevice(RemoteDevice):
                         with entry.open() as stream:
                             kept.take(entry.name.removeprefix("./"), entry.size, stream.read)
         except DAMAGED as error:
-            raise AutopruneError(f"{self.name}: expected logs as a tar, got bytes that are none ({error}).") from error
+            told = shortened(str(error))
+            raise AutopruneError(f"{self.name}: expected logs as a tar, got bytes that are none ({told}).") from error
 
     def _started(self, line: str, errors: IO[bytes], stdin: int) -> subprocess.Popen[bytes]:
         try:

@@ -15,7 +15,8 @@ from autoprune.core.errors import InputError, shortened
 from autoprune.hardware.importers import Imported, ImportSettings, NamedKernels, Timing
 from autoprune.hardware.importers.reading import check_count
 
-MAX_NAME, MAX_WORD = 20_000, 300  # characters that are looked at
+MAX_NAME, MAX_WORD = 4000, 300  # characters that are looked at
+MOST_ENDINGS, MOST_PARTS = 8, 32  # that are taken off a word
 _SEPARATORS = re.compile(r"[\s+,;:()\[\]]+")
 _ENDINGS = re.compile(r"(_kernel_time|_nchwc|_token_\d+|_(Quantize|Dequantize)Linear(_Output)?|\.\d+)$")
 
@@ -35,6 +36,15 @@ class Report:
     std_us: float = 0.0
     n: int = 1
     percentiles_us: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class _Together:
+    """Kernels of which only the sum of some reports is known; `last` is the number of the last of these."""
+
+    places: set[int]
+    reports: list[Report]
+    last: int
 
 
 def needed_model(path: Path, what: str, settings: ImportSettings) -> NamedKernels:
@@ -58,26 +68,35 @@ def timings_of(reports: Sequence[Report], model: NamedKernels, place: str) -> Im
         InputError: nothing in the file is named as the model's operations are.
     """
     check_count(len(reports), place)
-    groups: list[tuple[set[int], list[Report]]] = []
+    together: dict[int, _Together] = {}  # kernel -> all that is reported with it
     strange: list[Report] = []
-    for report in reports:
+    for number, report in enumerate(reports):
         found = places_in(report.name, model.places)
         if not found:
             strange.append(report)
             continue
-        joined = [report]
-        for group in [group for group in groups if group[0] & found]:
-            found |= group[0]
-            joined = group[1] + joined
-            groups.remove(group)
-        groups.append((found, joined))
+        _join(together, found, report, number)
+    groups = sorted({id(group): group for group in together.values()}.values(), key=lambda group: group.last)
     if not groups:
         raise InputError(
             f"{place}: expected the names of the model's operations, such as {_some(model.places)}, got "
             f"{_some(report.name for report in reports)}. Measure the ONNX file that autoprune exported of this model."
         )
-    timings = tuple(_timing(places, joined, model, place) for places, joined in groups)
+    timings = tuple(_timing(group.places, group.reports, model, place) for group in groups)
     return Imported(timings, _notes(strange, reports))
+
+
+def _join(together: dict[int, _Together], found: set[int], report: Report, number: int) -> None:
+    """Add a report of some kernels; what was reported with any of them before is one time with it."""
+    touched = {id(together[place]): together[place] for place in found if place in together}
+    first, *others = sorted(touched.values(), key=lambda group: group.last) or [_Together(set(), [], number)]
+    for other in others:
+        first.places |= other.places
+        first.reports = other.reports + first.reports
+    first.places |= found
+    first.reports.append(report)
+    first.last = number
+    together.update(dict.fromkeys(found.union(*(other.places for other in others)), first))
 
 
 def places_in(name: str, places: Mapping[str, int]) -> set[int]:
@@ -99,13 +118,14 @@ def mentioned(name: str, operations: Container[str]) -> list[str]:
 def _candidates(word: str) -> Iterable[str]:
     """`linear.product/MatMul_token_1` -> itself, without its endings, its first part, and what that is a part of."""
     yield word
-    while (shorter := _ENDINGS.sub("", word)) != word:
-        word = shorter
-        yield word
-    word = word.partition("/")[0]
-    yield word
-    while (shorter := word.rpartition(".")[0]) != "":
-        word = shorter
+    for _ in range(MOST_ENDINGS):
+        if (shorter := _ENDINGS.sub("", word)) == word:
+            break
+        yield (word := shorter)
+    yield (word := word.partition("/")[0])
+    for _ in range(MOST_PARTS):
+        if not (word := word.rpartition(".")[0]):
+            break
         yield word
 
 

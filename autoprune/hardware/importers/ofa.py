@@ -82,7 +82,7 @@ class OnceForAll:
     def _timing(self, path: Path, key: str, value: Any, batch: int) -> Timing:
         if len(key) > MAX_KEY:
             raise InputError(f"{WHAT} {path}: expected keys of at most {MAX_KEY} characters, got {shortened(key)}.")
-        place = f"{WHAT} {path}, key {key}"
+        place = f"{WHAT} {path}, key {shortened(key, MAX_KEY)}"
         if not isinstance(value, dict) or "mean" not in value:
             raise InputError(f"{place}: expected {{mean, std, count}} in milliseconds, got {shortened(str(value))}.")
         return Timing(

@@ -10,11 +10,11 @@ import numpy as np
 from autoprune.core.errors import InputError, shortened
 from autoprune.hardware.importers import Imported, ImportSettings
 from autoprune.hardware.importers.named import Report, needed_model, timings_of
-from autoprune.hardware.importers.reading import not_negative, read_json_file
+from autoprune.hardware.importers.reading import check_count, not_negative, read_json_file
 
 WHAT = "ONNX Runtime profile"
 ENDING = "_kernel_time"
-QUANTILES = {"p50": 50, "p90": 90, "p95": 95, "p99": 99}
+QUANTILES = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0}
 LEAST_US = 0.5  # the trace counts whole microseconds: a 0 is less than one
 
 
@@ -26,6 +26,7 @@ class OnnxRuntimeTrace:
         model = needed_model(path, WHAT, settings)
         data = read_json_file(path, WHAT)
         times = node_times(data, f"{WHAT} {path}")
+        check_count(len(times), f"{WHAT} {path}")
         reports = [_report(name, np.array(found[1:] or found)) for name, found in times.items()]
         return timings_of(reports, model, f"{WHAT} {path}")
 
@@ -60,5 +61,6 @@ def node_times(trace: Any, place: str) -> dict[str, list[float]]:
 
 
 def _report(name: str, times_us: np.ndarray) -> Report:
-    percentiles = {key: float(np.percentile(times_us, rank)) for key, rank in QUANTILES.items()}
+    found = np.percentile(times_us, list(QUANTILES.values())).tolist()
+    percentiles = dict(zip(QUANTILES, found, strict=True))
     return Report(name, float(times_us.mean()), float(times_us.std()), len(times_us), percentiles)

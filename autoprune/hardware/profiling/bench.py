@@ -146,13 +146,8 @@ class Pace:
 
 
 def measurement_data(found: Measurement) -> Record:
-    """A measurement as JSON data."""
+    """A measurement as JSON data; `records.Measured` reads it."""
     return {**vars(found), "sessions_us": list(found.sessions_us)}
-
-
-def measurement(data: Record) -> Measurement:
-    """The inverse of `measurement_data`."""
-    return Measurement(**{**data, "sessions_us": tuple(data["sessions_us"])})
 
 
 def readings(journal: Journal) -> list[float]:

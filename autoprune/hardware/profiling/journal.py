@@ -14,15 +14,39 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from autoprune.core.errors import InputError, shortened
 from autoprune.core.files import canonical_json, parse_json, read_text
+from autoprune.core.settings import validated
 
 SCHEMA = "autoprune.profiling/1"
-MAX_BYTES = 256 * 2**20
+MAX_BYTES = 64 * 2**20  # 150,000 kernels
 MAX_LINES = 500_000
+MAX_QUANTUM = 4096
 Record = dict[str, Any]
+Us = Annotated[float, Field(strict=True, ge=0, le=3600e6)]  # nothing that is timed takes an hour
+Seconds = Annotated[float, Field(strict=True, ge=0, le=1e9)]
+
+
+class _First(BaseModel):
+    """What any measurement says first."""
+
+    model_config = ConfigDict(extra="allow")
+
+    quantum: Annotated[int, Field(strict=True, ge=1, le=MAX_QUANTUM)] = 1
+
+
+class _Further(BaseModel):
+    """What any further line has, whatever its kind."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: Annotated[str, Field(strict=True)]
+    seconds: Seconds = 0.0
+    readings: Annotated[tuple[Annotated[Us, Field(gt=0)], ...], FailFast()] = ()
 
 
 class Journal:
@@ -85,6 +109,11 @@ class Journal:
     def of_kind(self, kind: str) -> list[Record]:
         """The records of a kind, in order."""
         return [record for record in self.records if record.get("kind") == kind]
+
+    @property
+    def place(self) -> str:
+        """What to call it in messages."""
+        return f"journal {self._path}" if self._path is not None else "journal"
 
     @property
     def seconds(self) -> float:
@@ -155,6 +184,8 @@ def _lines(path: Path) -> tuple[list[Record], int]:
             f"journal {path}: expected schema '{SCHEMA}', got '{shortened(str(found[0].get('schema')))}'. It was not "
             "written by this version of autoprune; remove the file, or measure under another name."
         )
+    for number, record in enumerate(found, start=1):
+        validated(_First if number == 1 else _Further, record, f"journal {path}, line {number}")
     return found, whole
 
 
@@ -164,4 +195,4 @@ def _differences(place: str, before: object, now: object) -> Iterator[str]:
         for key in sorted({*before, *now}):
             yield from _differences(f"{place}.{key}" if place else key, before.get(key), now.get(key))
     elif before != now:
-        yield f"{place} {before}, now {now}"
+        yield f"{shortened(place)} {shortened(str(before))}, now {shortened(str(now))}"

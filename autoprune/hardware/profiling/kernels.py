@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.core.errors import AutopruneError, Failure, InputError, shortened
 from autoprune.graph.dimension import Constant
 from autoprune.graph.program import Operation, Program, Ref, Value
 from autoprune.hardware.edges import Edges, probe_edges
@@ -19,12 +19,11 @@ from autoprune.hardware.profiling.bench import (
     Bench,
     Limits,
     Pace,
-    measurement,
     measurement_data,
     readings,
     take_block,
 )
-from autoprune.hardware.profiling.journal import Record
+from autoprune.hardware.profiling.records import BaseLine, KernelsLine, lines
 from autoprune.hardware.profiling.rows import kernel_work
 from autoprune.hardware.runtimes.model import Model
 
@@ -76,12 +75,11 @@ def check_runs(bench: Bench) -> None:
 
 def prepare(bench: Bench, planned: Sequence[PlannedKernel]) -> Base:
     """Choose the sentinel and time what kernels pay alone, or take both from the journal."""
-    kept = bench.journal.of_kind("base")
+    kept = lines(bench.journal, BaseLine)
     before = readings(bench.journal)
-    bench.watch(_sentinel(bench, planned, kept[0]["sentinel_us"] if kept else None, before), len(before))
+    bench.watch(_sentinel(bench, planned, kept[0].sentinel_us if kept else None, before), len(before))
     if kept:
-        constant, slope = kept[0]["edges"]
-        return Base(kept[0]["empty_us"], Edges(constant, slope))
+        return Base(kept[0].empty_us, Edges(*kept[0].edges))
     runner = bench.compile(empty_model())
     if isinstance(runner, Failure):
         raise AutopruneError(f"profile: the runtime refuses even an empty model: {runner}.")
@@ -118,7 +116,7 @@ def time_kernels(bench: Bench, planned: Sequence[PlannedKernel], deadline: float
     Raises:
         AutopruneError: the runtime refused every kernel.
     """
-    found = _restored(bench, planned)
+    found = restored(bench, planned)
     done = {item.kernel for item, _ in (*found.timed, *found.failed)}
     queue = deque(item for item in _shuffled(planned, bench.settings.seed) if item.kernel not in done)
     total, pace = len(done) + len(queue), Pace(deadline, len(done))
@@ -160,14 +158,25 @@ def _block(bench: Bench, queue: deque[PlannedKernel], found: KernelTimes, most: 
     return len(block)
 
 
-def _restored(bench: Bench, planned: Sequence[PlannedKernel]) -> KernelTimes:
-    """What the journal has of the plan."""
+def restored(bench: Bench, planned: Sequence[PlannedKernel]) -> KernelTimes:
+    """What the journal has of the plan.
+
+    Raises:
+        InputError: a line that does not fit it.
+    """
     known = {item.kernel.key: item for item in planned}
-    records: list[Record] = bench.journal.of_kind("kernels")
-    return KernelTimes(
-        [(known[entry["key"]], measurement(entry["measured"])) for record in records for entry in record["timed"]],
-        [(known[entry["key"]], entry["why"]) for record in records for entry in record["failed"]],
-    )
+    found = KernelTimes([], [])
+    for line in lines(bench.journal, KernelsLine):
+        keys = [*(entry.key for entry in line.timed), *(entry.key for entry in line.failed)]
+        strange = next((key for key in keys if key not in known), None)
+        if strange is not None:
+            raise InputError(
+                f"{bench.journal.place}: expected kernels of this plan, got '{shortened(strange)}'. Remove the file to "
+                "begin anew."
+            )
+        found.timed.extend((known[entry.key], entry.measured.measurement()) for entry in line.timed)
+        found.failed.extend((known[entry.key], entry.why) for entry in line.failed)
+    return found
 
 
 def _shuffled(planned: Sequence[PlannedKernel], seed: int) -> list[PlannedKernel]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from autoprune.core.errors import Failure
+from autoprune.core.errors import Failure, InputError
 from autoprune.graph.fusion import kernel_slots
 from autoprune.hardware.cost import weight_bytes
 from autoprune.hardware.measure import SLOW_WARMUP, Guarded, Measurement, time_guarded
@@ -19,10 +19,10 @@ from autoprune.hardware.profiling.bench import (
     Block,
     Limits,
     Pace,
-    measurement,
     measurement_data,
     take_block,
 )
+from autoprune.hardware.profiling.records import FailedModel, ModelsLine, TimedModel, lines
 from autoprune.hardware.profiling.target import Target
 from autoprune.hardware.runtimes import Floats, Runner
 from autoprune.hardware.runtimes.model import Model
@@ -84,7 +84,7 @@ def time_models(
     bench: Bench, targets: Sequence[Target], policies: Sequence[Policy], deadline: float | None
 ) -> ModelTimes:
     """Times of whole models, until all are done or the deadline has passed; one block is timed whatever it says."""
-    found = _restored(bench)
+    found = restored(bench, targets, frozenset(policies))
     done = {policy for policy, *_ in (*found.timed, *found.failed)}
     queue = deque(policy for policy in policies if policy not in done)
     pace, stage = Pace(deadline, len(done)), _Stage(bench, targets)
@@ -229,17 +229,27 @@ def _medians(nodes: Mapping[str, Floats], places: Mapping[str, int]) -> dict[int
     return {index: float(np.median(times)) for index, times in sorted(sums.items())}
 
 
-def _restored(bench: Bench) -> ModelTimes:
-    """What the journal has."""
+def restored(bench: Bench, targets: Sequence[Target], planned: frozenset[Policy]) -> ModelTimes:
+    """What the journal has.
+
+    Raises:
+        InputError: a line that does not fit the plan.
+    """
+    counts = [len(kernel_slots(target.graph.program)) for target in targets]
     found = ModelTimes([], [])
-    for record in bench.journal.of_kind("models"):
-        for entry in record["timed"]:
-            nodes = entry["nodes"]
-            known = None if nodes is None else {int(index): float(time_us) for index, time_us in nodes.items()}
-            found.timed.append((_policy(entry), measurement(entry["measured"]), known))
-        found.failed.extend((_policy(entry), entry["why"]) for entry in record["failed"])
+    for line in lines(bench.journal, ModelsLine):
+        policies = [*map(_policy, line.timed), *map(_policy, line.failed)]
+        if not planned.issuperset(policies) or any(
+            not 0 <= node < counts[t.target] for t in line.timed for node in t.nodes or ()
+        ):
+            raise InputError(
+                f"{bench.journal.place}: expected whole models of this plan, got one of others. Remove the file to "
+                "begin anew."
+            )
+        found.timed.extend((_policy(entry), entry.measured.measurement(), entry.nodes) for entry in line.timed)
+        found.failed.extend((_policy(entry), entry.why) for entry in line.failed)
     return found
 
 
-def _policy(entry: Mapping[str, object]) -> Policy:
-    return Policy(entry["target"], tuple(entry["widths"]))  # type: ignore[arg-type]
+def _policy(entry: TimedModel | FailedModel) -> Policy:
+    return Policy(entry.target, entry.widths)

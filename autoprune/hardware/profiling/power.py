@@ -10,6 +10,7 @@ from autoprune.hardware.energy import available_meter
 from autoprune.hardware.measure import Measurement
 from autoprune.hardware.plan import PlannedKernel
 from autoprune.hardware.profiling.bench import Bench
+from autoprune.hardware.profiling.records import EnergyLine, lines
 from autoprune.hardware.runtimes.model import Model
 
 A_CLASS = 3  # kernels of each operator class; a reading takes half a second
@@ -21,10 +22,10 @@ def energies(bench: Bench, timed: Sequence[tuple[PlannedKernel, Measurement]]) -
 
     Empty, with the reason, where the machine has no counter or the runtime runs where the counter does not count.
     """
-    kept = bench.journal.of_kind("energy")
+    kept = lines(bench.journal, EnergyLine)
     if kept:
         known = {item.kernel.key: item.kernel for item, _ in timed}
-        return {known[key]: value for key, value in kept[0]["energies"] if key in known}, kept[0]["source"]
+        return {known[key]: value for key, value in kept[0].energies if key in known}, kept[0].source
     meter = available_meter(bench.settings.processor)
     if isinstance(meter, Failure):
         return {}, str(meter.message)

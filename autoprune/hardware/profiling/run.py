@@ -105,7 +105,7 @@ def _plan(bench: Bench, models: Sequence[Target], device: DeviceInfo) -> tuple[i
     """The quantum and what is to be timed; the journal is begun with it, or must have been begun with the same."""
     settings = bench.settings
     session = bench.journal.session
-    quantum = int(session.get("quantum", 1)) if session else _quantum(bench)
+    quantum = session.get("quantum", 1) if session else _quantum(bench)
     planned = list({p.kernel: p for model in models for p in model.planned(settings.batch, quantum)}.values())
     if not planned:
         raise InputError("profile: expected a model with at least one operation, got none to time.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from onnx import GraphProto, ValueInfoProto
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from autoprune.core.errors import AutopruneError, Failure, InputError
+from autoprune.core.errors import AutopruneError, Failure, InputError, shortened
 from autoprune.graph.dimension import Batch, Widths, size
 from autoprune.graph.kernel import Kernel
 from autoprune.graph.module import TracedModule
@@ -24,6 +25,8 @@ from autoprune.hardware.runtimes.parts import Parts
 Shape = tuple[int | None, ...]  # None is the batch
 POSITIONAL = '{"kwargs": []}'  # a program whose inputs are passed one after the other
 _DTYPES = {int(number): getattr(torch, name) for name, number in ONNX_TYPES.items()}
+MAX_ELEMENTS = 2**26  # of an ONNX file's inputs together
+MAX_RANK = 64  # torch has no more
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +139,7 @@ class Model:
         generator = torch.Generator().manual_seed(0)
         return tuple(
             _sample(tuple(batch if part is None else part for part in shape), dtype, generator)
-            for shape, dtype in (self._onnx_inputs() if self._program is None else self._program_inputs(batch))
+            for shape, dtype in (self._onnx_inputs(batch) if self._program is None else self._program_inputs(batch))
         )
 
     def _program_inputs(self, batch: int) -> list[tuple[Shape, torch.dtype]]:
@@ -148,13 +151,20 @@ class Model:
             for value in values
         ]
 
-    def _onnx_inputs(self) -> list[tuple[Shape, torch.dtype]]:
+    def _onnx_inputs(self, batch: int) -> list[tuple[Shape, torch.dtype]]:
+        total = 0
         found: list[tuple[Shape, torch.dtype]] = []
         for item in _without_weights(self._graph()):
             kind = item.type.tensor_type
+            told = f"model: expected the input '{shortened(item.name)}'"
             if kind.elem_type not in _DTYPES or not kind.HasField("shape"):
-                raise InputError(f"model: expected the input '{item.name}' to be a tensor of known type and rank.")
+                raise InputError(f"{told} to be a tensor of known type and rank.")
             shape = tuple(part.dim_value if part.HasField("dim_value") else None for part in kind.shape.dim)
+            filled = [batch if part is None else part for part in shape]
+            total += math.prod(filled)
+            if min(filled, default=1) < 0 or len(filled) > MAX_RANK or total > MAX_ELEMENTS:
+                got = shortened(str(filled[:MAX_RANK]))
+                raise InputError(f"{told} and those before of at most {MAX_ELEMENTS} numbers, got sizes {got}.")
             found.append((shape, _DTYPES[kind.elem_type]))
         return found
 
