@@ -23,8 +23,10 @@ from autoprune.graph.run import resolve_target
 from autoprune.hardware.kit.contents import read_contents
 from autoprune.hardware.profile import load_profile
 from autoprune.search.rules import read_rules
+from tests.fuzz.hardware import kit_files
 from tests.fuzz.mutations import gzip_bomb, packed
-from tests.fuzz.readers import exported, kit_files, traits
+from tests.fuzz.tensors import exported
+from tests.fuzz.texts import traits
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.readers import Reader, attempt, readers
+from tests.fuzz.reader import Reader, attempt
+from tests.fuzz.readers import readers
 
 EXAMPLES = 12
 SLOW = {"exported program": 6, "kit folder": 6, "kit tar": 6, "kit zip": 6, "run folder": 8}
