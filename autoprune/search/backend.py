@@ -21,14 +21,16 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 
-from autoprune.core.errors import AutopruneError, InputError
-from autoprune.core.files import read_json, write_json
+from autoprune.core.errors import AutopruneError, InputError, shortened
+from autoprune.core.files import digest, read_json, write_json
+from autoprune.search.lock import FolderLock, held_already, this_process
 
 JOURNAL = "journal.log"
 PLACE = "storage.json"
 PLACE_SCHEMA = "autoprune.storage/1"
 STUDY_NAME = "autoprune"
 _LOCK_GRACE_S = 5  # for a lock on the journal left by somebody who was killed (the dashboard writes there too)
+_HOLDER_KEY = "autoprune:holder"
 
 
 def open_study(folder: Path, objectives: tuple[str, ...], url: str | None, closing: ExitStack) -> optuna.Study:
@@ -143,7 +145,7 @@ def _place(folder: Path) -> tuple[str, str]:
     study, url = data.get("study"), data.get("url")
     if not isinstance(study, str) or not isinstance(url, str):
         raise InputError(f"storage of the run {folder / PLACE}: expected a study and a URL. Use another run folder.")
-    return study, url
+    return study, shortened(url, 300)
 
 
 def _database_study(folder: Path, objectives: tuple[str, ...], url: str, closing: ExitStack) -> optuna.Study:
@@ -155,14 +157,52 @@ def _database_study(folder: Path, objectives: tuple[str, ...], url: str, closing
         name, place = _place(folder)
         if name not in optuna.get_all_study_names(storage):
             raise InputError(
-                f"run {folder}: expected its study '{name}' in {shown(url)}, got a database without it; it was in "
-                f"{place}. Name the database that holds it, or use another run folder."
+                f"run {folder}: expected its study '{shortened(name, 300)}' in {shown(url)}, got a database without "
+                f"it; it was in {place}. Name the database that holds it, or use another run folder."
             )
-        return optuna.load_study(study_name=name, storage=storage)
+        study = optuna.load_study(study_name=name, storage=storage)
+        closing.enter_context(_only_writer(study, storage, url))
+        return study
     name = f"{folder.resolve().name[:200]}-{secrets.token_hex(4)}"
     study = _new_study(storage, name, objectives)
     write_json(folder / PLACE, {"schema": PLACE_SCHEMA, "study": name, "url": shown(url)})
+    closing.enter_context(_only_writer(study, storage, url))
     return study
+
+
+@contextmanager
+def _only_writer(study: optuna.Study, storage: RDBStorage, url: str) -> Iterator[None]:
+    """Hold the lock of a study: the folder's own does not tell of a copy of the folder, which names the same study.
+
+    PostgreSQL's is its session's, so that the server lets go of it however its holder ends, and soon asks after one
+    that is silent. SQLite's is a file beside the database; other databases have none.
+
+    Raises:
+        InputError: another process holds it (which, on which machine and since when).
+    """
+    from sqlalchemy import text
+
+    what = f"run storage {shown(url)}, study '{study.study_name}'"
+    key, engine = digest(study.study_name), storage.engine
+    if engine.dialect.name == "sqlite" and engine.url.database not in (None, "", ":memory:"):
+        database = Path(str(engine.url.database)).resolve()
+        with FolderLock(database.parent, f".{database.name}.{key}.lock", what):
+            yield
+        return
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as session:
+        for name, value in (("idle", 30), ("interval", 10), ("count", 3)):
+            session.execute(text(f"SET tcp_keepalives_{name} = {value}"))
+        try:
+            held = text("SELECT pg_try_advisory_lock(CAST(:key AS BIGINT))")
+            if not session.execute(held, {"key": int(key, 16) - 2**63}).scalar():
+                raise held_already(what, str(study.user_attrs.get(_HOLDER_KEY, "")))
+            study.set_user_attr(_HOLDER_KEY, this_process())
+            yield
+        finally:
+            session.invalidate()  # given back to the pool, it would keep the lock
 
 
 def _new_study(storage: BaseStorage, name: str, objectives: tuple[str, ...]) -> optuna.Study:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 
 LOCK = "search.lock"
 _MAX_HOLDER_BYTES = 200
@@ -24,14 +24,17 @@ class FolderLock:
 
     Args:
         folder: of the run; made when missing.
+        name: of the file that is locked.
+        what: is locked, for messages; the folder where None.
 
     Raises:
         InputError: another process holds it (which, on which machine and since when), or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = LOCK, what: str | None = None) -> None:
         self._folder = folder
-        self._descriptor = _open(folder)
+        what = what or f"run folder {folder}"
+        self._descriptor = _open(folder, name)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -39,17 +42,12 @@ class FolderLock:
             self.let_go()
             if not isinstance(error, BlockingIOError):
                 raise InputError(
-                    f"run folder {folder}: expected a file system with locks, got {error.strerror}. Choose a folder on "
-                    "another one."
+                    f"{what}: expected a file system with locks, got {error.strerror}. Choose a folder on another one."
                 ) from error
-            raise InputError(
-                f"run folder {folder}: a search is running in it already ({holder or 'another process'}). Wait for it, "
-                "stop it, or choose another folder."
-            ) from error
-        since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+            raise held_already(what, holder) from error
         with suppress(OSError):  # a full disk: the lock is held all the same
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"process {os.getpid()} on {socket.gethostname()} since {since}\n".encode(), 0)
+            os.pwrite(self._descriptor, f"{this_process()}\n".encode(), 0)
         _HELD.add(self)
 
     def __enter__(self) -> Self:
@@ -91,10 +89,24 @@ def _leave_to_parent() -> None:
 os.register_at_fork(after_in_child=_leave_to_parent)
 
 
-def _open(folder: Path) -> int:
+def held_already(what: str, holder: str) -> InputError:
+    """The refusal of a second writer."""
+    told = shortened(holder, _MAX_HOLDER_BYTES) or "another process"
+    return InputError(
+        f"{what}: a search is running in it already ({told}). Wait for it, stop it, or choose another folder."
+    )
+
+
+def this_process() -> str:
+    """Who holds a lock, for whoever finds it held."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+    return f"process {os.getpid()} on {socket.gethostname()} since {since}"
+
+
+def _open(folder: Path, name: str) -> int:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        return os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise InputError(
             f"run folder {folder}: expected a folder that can be written, got {error.strerror}. Choose another."

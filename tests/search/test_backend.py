@@ -125,6 +125,63 @@ class TestDatabase:
         assert len(commits) - before <= done + 25  # opening and looking up the study; not one a parameter
 
 
+HOLDER = """
+import sys
+from pathlib import Path
+from autoprune.search.storage import TrialStorage
+from tests.search.test_backend import problem
+given = problem()
+names = tuple(variable.name for variable in given.space.variables)
+with TrialStorage(Path(sys.argv[1]), names, given.space.levels, ("error", "latency_p50"), sys.argv[2]):
+    print("holds it", flush=True)
+    sys.stdin.read()
+"""
+
+
+class TestCopiedFolders:
+    """Each has a lock of its own, and both name the same study."""
+
+    def test_one_search_at_a_time(self, tmp_path: Path, url: str) -> None:
+        search(problem(), tmp_path / "run", trials=4, storage=url)
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        refused: list[str] = []
+
+        def intrude(progress: object) -> None:
+            with pytest.raises(InputError) as caught:
+                search(problem(), tmp_path / "copy", trials=8, storage=url)
+            refused.append(str(caught.value))
+
+        search(problem(), tmp_path / "run", trials=6, storage=url, progress=intrude)
+        assert len(refused) >= 2
+        assert f"a search is running in it already (process {os.getpid()} on " in refused[0]
+        assert "study 'run-" in refused[0]
+        assert QUOTED not in refused[0]
+        assert search(problem(), tmp_path / "copy", trials=8, storage=url) == search(
+            problem(), tmp_path / "run", trials=8, storage=url
+        )
+
+    def test_a_holder_that_was_killed_does_not_count(self, tmp_path: Path, url: str) -> None:
+        search(problem(), tmp_path / "run", trials=4, storage=url)
+        shutil.copytree(tmp_path / "run", tmp_path / "copy")
+        command = [sys.executable, "-c", HOLDER, str(tmp_path / "run"), url]
+        environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(command, env=environment, **pipes) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"holds it\n"
+            with pytest.raises(InputError, match=rf"already \(process {holder.pid} on "):
+                search(problem(), tmp_path / "copy", trials=8, storage=url)
+            holder.send_signal(signal.SIGKILL)
+        for _ in range(100):  # the server notices at once, but not before it is its turn
+            try:
+                assert search(problem(), tmp_path / "copy", trials=8, storage=url)
+                break
+            except InputError:
+                time.sleep(0.05)
+        else:
+            raise AssertionError("the lock of a killed process is still there")
+
+
 class TestAnotherStorage:
     def test_a_journal_is_kept_to(self, tmp_path: Path) -> None:
         search(problem(), tmp_path / "run", trials=4)
