@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from autoprune.core.errors import AutopruneError, InputError, shortened
+from autoprune.core.errors import InputError, NoRoomError, shortened
 
 MAX_JSON_BYTES = 32 * 1024 * 1024
 MAX_JSON_ITEMS = 2_000_000  # a list of empty lists takes thirty times its text in memory
 BRACKET = 8  # items that a list or object counts as: so much longer it takes to make
 MAX_DIGITS = 19  # of a whole number: what fits 64 bits
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def read_bytes(path: Path, what: str, max_bytes: int) -> bytes:
@@ -149,7 +149,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         InputError: the folder cannot be written.
-        AutopruneError: the disk is full or fails, or became read-only.
+        NoRoomError: the disk is full or fails, or became read-only.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except OSError as error:
         why = error.strerror or error
         if error.errno in _NO_ROOM:
-            raise AutopruneError(
+            raise NoRoomError(
                 f"cannot write {path}: {why}. What was written before is safe: make room, and start the same command "
                 "again to go on."
             ) from error
