@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -102,7 +103,7 @@ class TestContract:
 
     def test_jobs_that_wait_for_nothing_are_a_mistake(self, executor: Executor) -> None:
         with pytest.raises(RuntimeError, match="to wait for a result, and none is under way"):
-            list(executor.run(iter([None])))
+            list(executor.run(itertools.repeat(None)))
 
 
 @pytest.mark.parametrize("executor", ELSEWHERE, indirect=True)

@@ -89,9 +89,11 @@ def test_interrupted_while_two_batches_are_under_way(tmp_path: Path, expected: t
         if progress.done == 29:
             raise KeyboardInterrupt
 
-    with open_executor(slow.evaluator, ExecutorSettings("local", workers=3)) as executor:
-        with pytest.raises(KeyboardInterrupt):
-            search(slow, tmp_path / "run", executor, progress=stop, **SETTINGS)
+    with (
+        open_executor(slow.evaluator, ExecutorSettings("local", workers=3)) as executor,
+        pytest.raises(KeyboardInterrupt),
+    ):
+        search(slow, tmp_path / "run", executor, progress=stop, **SETTINGS)
     assert search(problem(log=str(log)), tmp_path / "run", **SETTINGS) == expected
     assert len({line.split()[0] for line in evaluations(log)}) == TRIALS
     assert len(evaluations(log)) <= TRIALS + 3  # what was in hand
