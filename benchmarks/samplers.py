@@ -3,7 +3,8 @@
     python benchmarks/samplers.py --instances 5 --trials 200 --out runs/samplers.json
 
 Every sampler gets the same seeds, allocated by the same damage curves, which know nothing of interactions; `-unseeded`
-ones get no seeds, and NSGA-II unseeded is what a user would otherwise run. Members of a front are chosen by what was
+ones get no seeds, and NSGA-II unseeded is what a user would otherwise run; `-overlap` ones propose a batch while the
+one before is evaluated (`StudySettings.overlap`). Members of a front are chosen by what was
 measured, noise included, and scored by what is true: as shares of the hypervolume of all runs on an instance together.
 Nothing is trained or timed: a real comparison is `benchmarks/front.py`.
 """
@@ -34,7 +35,7 @@ from tests.search.landscape import BEST, WORST, Landscape, LandscapeProblem, lan
 
 Floats = npt.NDArray[np.float64]
 
-UNSEEDED = "-unseeded"
+UNSEEDED, OVERLAP = "-unseeded", "-overlap"
 ALONE = "seeds-alone"  # as many seeds as trials
 
 
@@ -44,17 +45,17 @@ def searched(problem: LandscapeProblem, method: str, trials: int, seed: int, fol
     share = 4 * trials if method == ALONE else trials  # a third of them, or all, are seeds
     wanted: Any = SimpleNamespace(trials=share, seed=seed)
     posed: Any = problem
-    seeds = () if method.endswith(UNSEEDED) else make_seeds(posed, curves, wanted)
-    sampler = "random" if method == ALONE else method.removesuffix(UNSEEDED)
+    seeds = () if UNSEEDED in method else make_seeds(posed, curves, wanted)
+    sampler = "random" if method == ALONE else method.removesuffix(OVERLAP).removesuffix(UNSEEDED)
     with open_executor(problem.landscape) as executor:
         return run_search(
             posed,
             executor,
-            StudySettings(trials=trials, sampler=sampler, seed=seed),
+            StudySettings(trials=trials, sampler=sampler, seed=seed, overlap=method.endswith(OVERLAP)),
             seeds=seeds,
             folder=folder,
             evaluate=Landscape.evaluate,
-            prior=None if method.endswith(UNSEEDED) else make_prior(posed, curves),
+            prior=None if UNSEEDED in method else make_prior(posed, curves),
         )
 
 

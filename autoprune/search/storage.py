@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self, cast, get_args
 
@@ -133,15 +134,23 @@ class TrialStorage:
             attributes["failure"] = [record.failure.kind, record.failure.message, record.failure.hint]
         if record.raced_out:
             attributes["raced_out"] = record.raced_out
-        trial = optuna.trial.create_trial(
+        now = datetime.now()
+        trial = FrozenTrial(  # `create_trial` looks at each distribution once more, for older kinds of them
+            number=-1,
+            trial_id=-1,
             state=TrialState.FAIL if record.values is None else TrialState.COMPLETE,
+            value=None,
             values=record.values,
+            datetime_start=now,
+            datetime_complete=now,
             params=dict(zip(self._names, record.choice, strict=True)),
             distributions=self._distributions,
             user_attrs=attributes,
             system_attrs={GENERATION_KEY: record.batch},
-            constraints=record.violations,
+            intermediate_values={},
         )
+        for name, violation in record.violations.items():
+            trial.set_constraint(name, violation)
         with writing(self._url):
             self.study.add_trial(trial)
 

@@ -188,6 +188,7 @@ class _Search:
         self._seeds = [tuple(seeds.items())[: firsts[0]]]  # of the first batches
         self._most_later = whole
         self._later = later
+        self._trials: dict[int, Trial] = {}  # of records, as far as they were asked for
         self._waiting: deque[tuple[Batch, int]] = deque()  # a place among its `chosen`
         self._in_hand: dict[int, tuple[Batch, Proposal]] = {}  # by number of the trial
         self._barren = 0  # batches in a row without a policy to evaluate
@@ -208,7 +209,7 @@ class _Search:
                 self._advance()  # what comes later is worked out on the same workers, which are free only now
         if self._interrupts.asked:
             raise KeyboardInterrupt
-        trials = tuple(self._judge.trial(self._records[number]) for number in sorted(self._records))
+        trials = tuple(self._trial(number) for number in sorted(self._records))
         self._check_outcome(trials)
         return trials
 
@@ -244,7 +245,7 @@ class _Search:
         records = [self._records[proposal.number] for proposal in batch.proposals]
         self._sampler.tell([self._judge.told(record) for record in records])
         self._judge.settle(records)
-        self._meter.batch_done([self._judge.trial(record) for record in records])
+        self._meter.batch_done([self._trial(record.number) for record in records])
         self._barren = 0 if batch.chosen else self._barren + 1
         if self._barren == MAX_BARREN:
             self._schedule.end()
@@ -301,7 +302,7 @@ class _Search:
             if not excluded:
                 chosen.append(proposal)
             if proposal.number in self._records:
-                self._meter.recall(self._judge.trial(self._records[proposal.number]))
+                self._meter.recall(self._trial(proposal.number))
             elif excluded:
                 self._record(self._judge.refused(place, proposal, violated))
         return chosen, True
@@ -333,7 +334,13 @@ class _Search:
         with self._interrupts.shield():
             self._storage.add(record)
             self._records[record.number] = record
-        self._meter.found(self._judge.trial(record))
+        self._meter.found(self._trial(record.number))
+
+    def _trial(self, number: int) -> Trial:
+        """A recorded trial, worked out once."""
+        if number not in self._trials:
+            self._trials[number] = self._judge.trial(self._records[number])
+        return self._trials[number]
 
     def _note_failure(self, result: Any) -> None:
         """Stop a search in which nothing can be evaluated."""
