@@ -180,7 +180,7 @@ def search(
     plateau: int | None = None,
     overlap: bool = False,
     batch: int | None = None,
-    damage_points: int | None = None,
+    damage_points: int = 0,
     measure: bool = True,
     racing: bool = True,
     precision: str = "float32",
@@ -214,8 +214,8 @@ def search(
         overlap: propose the next policies while the last ones are still evaluated: for many workers, of which none then
             waits; what is proposed knows a little less. Part of what a search is, as the seed.
         batch: policies proposed at a time, from two; the sampler decides unless given. Part of what a search is too.
-        damage_points: widths of each group that damage curves measure; 0 predicts them from calibration alone. When not
-            given, as many as a twentieth of the trials' cost pays for, and none where the fewest would cost a tenth.
+        damage_points: widths of each group whose damage is measured before the search; 0: all are predicted from
+            calibration data alone.
         measure: time the members where a profile's device is this machine.
         racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
         precision: what policies are judged in: `float32`, `bfloat16`, or `auto`: bfloat16 where the device computes in

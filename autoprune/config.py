@@ -68,8 +68,8 @@ class SearchSection(_Section):
         plateau: stop after so many policies that did not raise the front's hypervolume by a thousandth.
         overlap: propose the next policies while the last ones are still evaluated, so that no worker waits.
         batch: policies proposed at a time; the sampler decides when not set. At least as many as workers.
-        damage_points: widths of each group that damage curves measure; 0 predicts them from calibration alone. When not
-            given, as many as a twentieth of the trials' cost pays for, and none where the fewest would cost a tenth.
+        damage_points: widths of each group whose damage is measured before the search; 0: all are predicted from
+            calibration data alone.
         seed: the whole run's seed.
         racing: stop judging a policy once it is surely dominated, where the task's quality metric allows it.
         precision: what policies are judged in: `float32`, `bfloat16`, or `auto`.
@@ -82,7 +82,7 @@ class SearchSection(_Section):
     plateau: StrictInt | None = Field(default=None, ge=1, le=1_000_000)
     overlap: StrictBool = False
     batch: StrictInt | None = Field(default=None, ge=2, le=100_000)
-    damage_points: StrictInt | None = Field(default=None, ge=0, le=100)
+    damage_points: StrictInt = Field(default=0, ge=0, le=100)
     seed: StrictInt = Field(default=0, ge=0, le=2**31 - 1)
     racing: StrictBool = True
     precision: Literal["auto", "float32", "bfloat16"] = "float32"

@@ -127,7 +127,7 @@ class Ours:
 
     Attributes:
         recipe: how policies become models.
-        seeds: measure damage curves and start from what they predict.
+        seeds: start from what damage curves predict.
         settings: of `SearchSettings`, where they are not its defaults.
     """
 
@@ -304,8 +304,7 @@ ABLATIONS: dict[str, Method] = {
     "ours-compensation-off": Ours(replace(OURS, compensate=False)),
     "ours-recalibration-off": Ours(replace(OURS, recalibrate=False)),
     "ours-racing-off": Ours(settings={"racing": False}),
-    "ours-damage-predicted": Ours(settings={"damage_points": 0}),
-    "ours-damage-measured": Ours(settings={"damage_points": 2}),
+    "ours-damage-measured": Ours(settings={"damage_points": 3}),
     **{
         f"ours-{name}": Ours(settings={"sampler": name})
         for name in SAMPLERS.names()

@@ -74,7 +74,7 @@ def test_a_name_stays_a_name(tmp_path: Path) -> None:
         ("model: a:b\ntask: a:b\nprofiles: []\n", "profiles"),
         (MINIMAL + "search: {trials: 0}\n", "search.trials"),
         (MINIMAL + "search: {plateau: 0}\n", "search.plateau"),
-        (MINIMAL + "search: {damage_points: 0}\n", "search.damage_points"),
+        (MINIMAL + "search: {damage_points: -1}\n", "search.damage_points"),
         (MINIMAL + "search: {trials: 5.5}\n", "search.trials"),
         (MINIMAL + "search: {trials: true}\n", "search.trials"),
         (MINIMAL + "search: {time_budget: soon}\n", "search.time_budget: expected a time"),

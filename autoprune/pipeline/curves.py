@@ -1,5 +1,4 @@
-"""Damage curves of a run: measured within a budget, each loss kept once it is known, or predicted where that would cost
-too much; and how well they predict."""
+"""Damage curves of a run, predicted or measured within a budget, losses kept once known; how well they predict."""
 
 from __future__ import annotations
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 DAMAGE = "damage.json"
 DAMAGE_SCHEMA = "autoprune.damage/2"
 PREDICTION_SCHEMA = "autoprune.prediction/1"
-MOST = 0.1  # of what the trials cost: curves that cost more are predicted
 _MOST_COMPARED = 2000  # trials: Kendall's tau compares all pairs
 
 
@@ -52,7 +50,9 @@ def run_damage(
             stored = {}  # of another space: measured anew
     budget = curves_budget(problem, settings, pruner)
     if budget is None:
+        progress("damage curves", 0, 1)
         curves = predicted_curves(problem.space, pruner.damage())
+        progress("damage curves", 1, 1)
         write_json(path, {"schema": DAMAGE_SCHEMA, "evaluations": 0.0, "curves": curves.to_data()})
         return curves
     kept = stored.get("losses", {}) if stored.get("budget") == asdict(budget) else {}
@@ -80,8 +80,6 @@ def damage_note(run: Path) -> tuple[str, ...]:
     """What the curves of a run cost, as its record says it."""
     stored = _stored(run / DAMAGE)
     budget = stored.get("budget", {})
-    if stored.get("evaluations") == 0.0:
-        return ("damage curves were predicted from calibration alone: measuring them would have taken too many trials",)
     if not {"losses", "samples"} <= set(budget) or "evaluations" not in stored:
         return ()
     return (
@@ -91,18 +89,13 @@ def damage_note(run: Path) -> tuple[str, ...]:
 
 
 def curves_budget(problem: Problem, settings: SearchSettings, pruner: Pruner) -> DamageBudget | None:
-    """What the curves of a run may cost; None where they are predicted instead.
-
-    They are where the user wants no widths measured, or none are asked for and the fewest that tell something cost more
-    than `MOST` of the trials.
-    """
+    """What the curves of a run may cost; None where they are predicted."""
     if settings.damage_points == 0:
         return None
     samples, batch = _validation_samples(problem.task)
-    points, norms = settings.damage_points, pruner.recalibrated
-    budget = damage_budget(problem.space.levels, settings.trials, samples, points, batch, norms)
-    dear = points is None and budget.evaluations > MOST * settings.trials
-    return None if dear else budget
+    return damage_budget(
+        problem.space.levels, settings.trials, samples, settings.damage_points, batch, pruner.recalibrated
+    )
 
 
 class _Losses:

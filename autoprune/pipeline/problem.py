@@ -58,8 +58,7 @@ class SearchSettings:
         finetune: how they are trained.
         trainer: a user's own training in the place of the built-in one.
         executor: where jobs run.
-        damage_points: widths a variable that damage curves measure; 0: they are predicted from calibration alone. Where
-            None, as many as a twentieth of the trials' cost pays for, and none where the fewest would cost a tenth.
+        damage_points: widths a variable that damage curves measure; 0: they are predicted from calibration alone.
         plateau: stop after so many evaluations that did not raise the hypervolume; never where None.
         overlap: propose each batch while the one before it is evaluated: no worker waits, proposals know a batch less.
         batch: policies proposed at a time; the sampler decides where None.
@@ -81,7 +80,7 @@ class SearchSettings:
     finetune: FinetuneSettings = field(default_factory=FinetuneSettings)
     trainer: Trainer | None = None
     executor: ExecutorSettings = field(default_factory=ExecutorSettings)
-    damage_points: int | None = None
+    damage_points: int = 0
     plateau: int | None = None
     overlap: bool = False
     batch: int | None = None

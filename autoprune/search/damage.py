@@ -20,7 +20,7 @@ LossOf: TypeAlias = Callable[[Sequence[SparsityPolicy]], Sequence[float | Failur
 
 FAILED = 2.0  # a cut whose evaluation failed counts as this many times the worst damage seen
 SHARE = 0.05  # of what the trials cost, the curves may cost
-_PLANS = ((4, 512), (3, 512), (3, 256), (2, 256), (2, 128))  # widths a variable and least samples, the best first
+_LEAST_SAMPLES = (512, 256, 128)  # that a loss looks at: the first that is paid for, the last in any case
 _FIRST = 2  # widths a variable that are measured before it is known where more are wanted
 _MOST_SAMPLES = 1024  # the loss is smooth: more tell little more
 
@@ -120,18 +120,17 @@ def damage_budget(
     levels: Sequence[int],
     trials: int,
     validation_samples: int,
-    points: int | None = None,
+    points: int,
     batch: int = 1,
     recalibrated: int = 0,
 ) -> DamageBudget:
-    """As many widths and samples as a twentieth of the trials' cost pays for; the fewest that still tell something
-    if not.
+    """As many samples as a twentieth of the trials' cost pays for; the fewest that still tell something if not.
 
     Args:
         levels: of each variable.
         trials: policies that the search evaluates.
         validation_samples: that one such evaluation looks at.
-        points: widths a variable, where the user says how many.
+        points: widths a variable.
         batch: samples come in batches of so many.
         recalibrated: samples that a trial's batch norms are re-estimated on; for a loss, at most as many as it looks
             at.
@@ -139,23 +138,20 @@ def damage_budget(
     Raises:
         InputError: fewer than one point.
     """
-    if points is not None and points < 1:
+    if points < 1:
         raise InputError(f"damage curves: expected at least 1 width a variable, got {points}.")
     one = validation_samples + recalibrated
-    affordable = SHARE * trials * one
-    plans = _PLANS if points is None else tuple((points, least) for least in (512, 256, 128))
-    counts = [(width, least, 1 + sum(min(width, count - 1) for count in levels)) for width, least in plans]
+    losses = 1 + sum(min(points, count - 1) for count in levels)
+    each = SHARE * trials * one / losses  # samples, those that norms are re-estimated on among them
 
     def cost(samples: int) -> int:
         return samples + min(samples, recalibrated)
 
-    width, least, losses = next(
-        (plan for plan in counts if plan[2] * cost(min(plan[1], validation_samples)) <= affordable), counts[-1]
-    )
-    each = affordable / losses  # samples, those that norms are re-estimated on among them
+    paid = (least for least in _LEAST_SAMPLES if cost(min(least, validation_samples)) <= each)
+    least = next(paid, _LEAST_SAMPLES[-1])
     samples = min(max(int(max(each / 2, each - recalibrated)), least), _MOST_SAMPLES)
     whole = min(batch * math.ceil(samples / batch), validation_samples)
-    return DamageBudget(width, whole, losses, losses * cost(whole) / one)
+    return DamageBudget(points, whole, losses, losses * cost(whole) / one)
 
 
 def damage_plan(space: SearchSpace, points: int = 4) -> list[Choice]:

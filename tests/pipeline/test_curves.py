@@ -65,7 +65,7 @@ def posed(folder: Path, graph: DependencyGraph) -> Any:
     return SimpleNamespace(space=space, task=small_task(), run=folder, objectives=objectives)
 
 
-def settings(trials: int = 50, points: int | None = None) -> Any:
+def settings(trials: int = 50, points: int = 0) -> Any:
     return SimpleNamespace(trials=trials, damage_points=points)
 
 
@@ -113,25 +113,23 @@ def test_interrupted_curves_go_on_where_they_were(tmp_path: Path, evaluator: Eva
     assert len(fourth.jobs) == budget.losses
 
 
-def test_curves_are_predicted_where_measuring_takes_too_many_trials(tmp_path: Path, evaluator: Evaluator) -> None:
+def test_curves_are_predicted_unless_widths_are_asked_for(tmp_path: Path, evaluator: Evaluator) -> None:
     problem, nothing = posed(tmp_path, evaluator.pruner.graph), cast("Executor", None)
-    many = 100 * sum(problem.space.levels)
-    assert curves_budget(problem, settings(trials=many), evaluator.pruner) is not None
-    for given in (settings(trials=20), settings(trials=many, points=0)):
-        assert curves_budget(problem, given, evaluator.pruner) is None
-        found = run_damage(problem, given, nothing, silent, evaluator.pruner)
-        assert found.dense_loss is None
-        assert found.measured == ((),) * len(problem.space.variables)
-        for variable, table in zip(problem.space.variables, found.tables, strict=True):
-            (group,) = variable.groups
-            damage = evaluator.pruner.damage()[group]
-            np.testing.assert_array_equal(table, [damage[width] for (width,) in variable.widths])
-            assert (np.diff(table) <= 0.0).all()
-            assert table[0] > table[-1] == 0.0
-    again = run_damage(problem, settings(trials=many), nothing, silent, evaluator.pruner)  # as it was begun
+    heard: list[tuple[str, int, int]] = []
+    assert curves_budget(problem, settings(), evaluator.pruner) is None
+    found = run_damage(problem, settings(), nothing, lambda *step: heard.append(step), evaluator.pruner)
+    assert heard == [("damage curves", 0, 1), ("damage curves", 1, 1)]
+    assert found.dense_loss is None
+    assert found.measured == ((),) * len(problem.space.variables)
+    for variable, table in zip(problem.space.variables, found.tables, strict=True):
+        (group,) = variable.groups
+        damage = evaluator.pruner.damage()[group]
+        np.testing.assert_array_equal(table, [damage[width] for (width,) in variable.widths])
+        assert (np.diff(table) <= 0.0).all()
+        assert table[0] > table[-1] == 0.0
+    again = run_damage(problem, settings(points=3), nothing, silent, evaluator.pruner)  # as it was begun
     assert again.measured == found.measured
-    (note,) = damage_note(tmp_path)
-    assert note.startswith("damage curves were predicted from calibration alone")
+    assert damage_note(tmp_path) == ()
 
 
 def test_a_loss_looks_at_so_many_samples(evaluator: Evaluator) -> None:
@@ -149,26 +147,25 @@ class TestBudget:
     @pytest.mark.parametrize("variables", [6, 20, 60])
     @pytest.mark.parametrize("recalibrated", [0, 500])
     def test_a_twentieth_of_the_trials(self, trials: int, variables: int, recalibrated: int) -> None:
-        budget = damage_budget((8,) * variables, trials, 5000, recalibrated=recalibrated)
-        fewest = (budget.points, budget.samples) == (2, 128)  # less would tell nothing
+        budget = damage_budget((8,) * variables, trials, 5000, 2, recalibrated=recalibrated)
+        fewest = budget.samples == 128  # less would tell nothing
         assert budget.evaluations <= (0.06 if fewest else 0.05) * trials
-        assert budget.points >= 2
         assert 128 <= budget.samples <= 1024
         assert budget.losses == 1 + variables * budget.points
 
-    def test_more_trials_buy_more_widths_and_samples(self) -> None:
-        found = [damage_budget((8,) * 40, trials, 2000) for trials in (20, 60, 200, 2000)]
-        assert [budget.points for budget in found] == sorted(budget.points for budget in found)
-        assert found[0].points < found[-1].points
-        assert found[-1].samples == 1024
+    def test_more_trials_buy_more_samples(self) -> None:
+        found = [damage_budget((8,) * 40, trials, 2000, 3) for trials in (20, 60, 200, 2000)]
+        samples = [budget.samples for budget in found]
+        assert samples == sorted(samples)
+        assert (samples[0], samples[-1]) == (128, 1024)
 
     def test_what_the_user_asks_for_is_measured(self) -> None:
-        assert damage_budget((8,) * 40, 20, 2000, points=5).points == 5
+        assert damage_budget((8,) * 40, 20, 2000, 5).points == 5
         with pytest.raises(InputError, match="expected at least 1 width a variable, got 0"):
-            damage_budget((8,), 20, 2000, points=0)
+            damage_budget((8,), 20, 2000, 0)
 
     def test_whole_batches_are_counted(self) -> None:
-        budget = damage_budget((2,) * 10, 100, 1000, batch=1000)
+        budget = damage_budget((2,) * 10, 100, 1000, 4, batch=1000)
         assert budget.samples == 1000
         assert budget.evaluations == budget.losses == 11
 
