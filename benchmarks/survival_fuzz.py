@@ -70,21 +70,23 @@ class Meter:
     def take(self, files: Files, label: str, coverage: Coverage | None = None) -> None:
         """Let the reader read some files, again where it takes long: a cache is cold, the processor is shared."""
         print(label, file=sys.stderr, flush=True)  # the last line of a process that was killed
-        self.row["inputs"] += 1
-        fault, seconds = self._read(files, coverage)
+        outcome, fault, seconds = self._read(files, coverage)
         for _ in range(AGAIN - 1):
             if seconds <= LONGEST_S / 2 or fault:
                 break
-            fault, again = self._read(files, None)
+            outcome, fault, again = self._read(files, None)
             seconds = min(seconds, again)
+        self.row["inputs"] += 1
         if fault:
             self.row["faults"].append(f"{label}: {fault}")
+        else:
+            self.row[outcome] += 1
         if seconds > self.row["slowest_s"]:
             self.row |= {"slowest_s": seconds, "slowest": label}
 
-    def _read(self, files: Files, coverage: Coverage | None) -> tuple[str, float]:
-        """What is wrong, nothing as a rule, and seconds of the processor."""
-        fault, start = "", time.process_time()
+    def _read(self, files: Files, coverage: Coverage | None) -> tuple[str, str, float]:
+        """`accepted` or `refused`, what is wrong (nothing as a rule), and seconds of the processor."""
+        outcome, fault, start = "accepted", "", time.process_time()
         try:
             with _ended():
                 if coverage is None:
@@ -92,12 +94,12 @@ class Meter:
                 else:
                     with coverage:
                         refused = attempt(self.reader, files)
-            self.row["refused" if refused else "accepted"] += 1
+            outcome = "refused" if refused else "accepted"
         except HangError:
             fault = f"did not end within {HANGING_S} s of the processor"
         except FaultError as error:
             fault = str(error)[:300]
-        return fault, time.process_time() - start
+        return outcome, fault, time.process_time() - start
 
 
 class Coverage:
@@ -152,6 +154,7 @@ def _ended() -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+        resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
 def fuzz(name: str, inputs: int, guided: int, seed: int) -> Row:

@@ -18,6 +18,7 @@ from autoprune.core.files import read_text
 MAX_YAML_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_NUMBER = 40  # characters; base 60, which YAML has, takes the square of them in time
+MAX_VALUES = 200_000  # each takes microseconds
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -37,6 +38,7 @@ class _Document:
 
     def __init__(self, text: str) -> None:
         self._loader = _LOADER(text)
+        self._left = MAX_VALUES
 
     def value(self) -> Any:
         loader = self._loader
@@ -54,9 +56,12 @@ class _Document:
             loader.dispose()
 
     def _value(self, depth: int) -> Any:
+        self._left -= 1
         event = self._loader.get_event()
         if isinstance(event, yaml.AliasEvent):
             raise _refusal("aliases (*name) are not allowed; write the value out", event)
+        if self._left < 0:
+            raise _refusal(f"expected at most {MAX_VALUES} values, got more", event)
         if depth > MAX_DEPTH:
             raise _refusal(f"nested deeper than {MAX_DEPTH} levels", event)
         if isinstance(event, yaml.ScalarEvent):

@@ -82,7 +82,8 @@ def parse_margin(within: str | float) -> Margin:
     Raises:
         InputError: no number of at least 0, or of another unit.
     """
-    found = _MARGIN.fullmatch(str(within)) if isinstance(within, (str, int, float)) else None
+    readable = isinstance(within, (int, float)) or (isinstance(within, str) and len(within) <= MAX_LENGTH)
+    found = _MARGIN.fullmatch(str(within)) if readable else None
     unit = found["unit"] if found else ""
     if found is None or (unit and unit != "%" and unit not in _POINTS) or isinstance(within, bool):
         raise InputError(

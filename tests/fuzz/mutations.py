@@ -51,8 +51,8 @@ def value(random: Random, depth: int = 0) -> Any:
     if kind == 6:
         return nested(random.choice((10, 40, 200, 990, 5000)), random.random() < 0.5)
     if random.random() < 0.5:
-        return [value(random, depth + 1)] * random.choice((1, 3, 1000))
-    return {random.choice(TEXTS): value(random, depth + 1) for _ in range(random.choice((1, 3, 100)))}
+        return [value(random, depth + 1)] * random.choice((1, 3, 3 if depth else 1000))
+    return {random.choice(TEXTS): value(random, depth + 1) for _ in range(random.choice((1, 3, 3 if depth else 100)))}
 
 
 class Raw(str):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import os
 import sys
@@ -62,7 +63,7 @@ def changed_file(content: bytes, kind: str, random: Random) -> bytes:
     """A file made hostile in the ways of its format; in those of none where an earlier change left no format."""
     try:
         return MUTATIONS[kind](content, random)
-    except (ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError):
+    except (ValueError, LookupError, TypeError, RecursionError, yaml.YAMLError, csv.Error):
         return mutations.plain(content, random)
 
 

@@ -10,23 +10,29 @@ import zipfile
 from io import BytesIO
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 
+from autoprune.artifacts.ranking import compare_damage
 from autoprune.callables import load_model
 from autoprune.config import resolve
-from autoprune.core.errors import InputError, shortened
+from autoprune.core.errors import InputError, shortened, unknown_name
 from autoprune.core.files import parse_json, read_text
 from autoprune.core.settings import parse_yaml
 from autoprune.graph.kernel import Kernel
 from autoprune.graph.run import resolve_target
+from autoprune.hardware.importers.named import Report, timings_of
+from autoprune.hardware.importers.profile import named_kernels
 from autoprune.hardware.kit.contents import read_contents
 from autoprune.hardware.profile import load_profile
+from autoprune.hardware.runtimes.model import Model
 from autoprune.search.rules import read_rules
 from tests.fuzz.hardware import kit_files
 from tests.fuzz.mutations import gzip_bomb, packed
 from tests.fuzz.tensors import exported
 from tests.fuzz.texts import traits
+from tests.hardware.importers.files import small_graph
 
 
 @pytest.mark.parametrize(
@@ -88,6 +94,41 @@ def test_operators_that_write_files() -> None:
 
 def test_what_a_terminal_would_obey_is_spelt_out() -> None:
     assert shortened("\x1b[2J\u202e") == "\\x1b[2J\\u202e"
+
+
+def test_more_values_than_anybody_writes() -> None:
+    with pytest.raises(InputError, match="expected at most 200000 values, got more"):
+        parse_yaml("a: [" + "[]," * 201_000 + "]", "table", 4 * 2**20)
+
+
+def test_names_that_take_long_to_compare() -> None:
+    known = {f"{'a' * 150}{number:04}": 1 for number in range(3000)}
+    with pytest.raises(InputError, match="unknown group 'aaa"):
+        raise unknown_name("group", "a" * 190 + "b" * 10, known)
+
+
+def test_thousands_of_reports_of_one_kernel() -> None:
+    graph = small_graph()
+    model = named_kernels(graph)
+    name = next(iter(model.places))
+    found = timings_of([Report(f"{name}_token_{number}", 1.0) for number in range(20_000)], model, "file")
+    assert [timing.mean_us for timing in found.timings] == [20_000.0]
+
+
+def test_what_a_far_end_says_is_spelt_out(tmp_path: Path) -> None:
+    """A lock's holder, a database's name, a prediction: of bounded length, and nothing that a terminal obeys."""
+    (tmp_path / "prediction.json").write_text('{"n": 5, "kendall_damage": "' + "\\u001b[2J" * 9000 + '"}')
+    with pytest.raises(InputError) as caught:
+        compare_damage(tmp_path, "accuracy")
+    assert len(str(caught.value)) < 400
+    assert "\x1b" not in str(caught.value)
+
+
+def test_inputs_of_an_onnx_file_that_no_memory_holds() -> None:
+    tensor = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2**40, "batch"])
+    data = onnx.helper.make_model(onnx.helper.make_graph([], "g", [tensor], [])).SerializeToString()
+    with pytest.raises(InputError, match="expected the input 'x' and those before of at most"):
+        Model.of_onnx(data).inputs(1)
 
 
 # --------------------------------------------------------------------------- archives
