@@ -16,7 +16,7 @@ from autoprune.core.errors import Failure
 from autoprune.core.files import read_json, write_json
 from autoprune.graph import DependencyGraph, trace
 from autoprune.graph.dimension import Batch
-from autoprune.hardware.fit import Floats, rank_correlation
+from autoprune.hardware.fit import Floats
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.latency import LatencyTable
 from autoprune.hardware.measure import MODEL_PROTOCOL, Protocol, measure_models
@@ -26,6 +26,7 @@ from autoprune.hardware.profile import HardwareProfile
 from autoprune.hardware.profiling import ProfileSettings, profile_graphs
 from autoprune.hardware.runtimes import RunSettings
 from autoprune.hardware.runtimes.model import Model
+from autoprune.pareto.correlation import spearman_rho
 from autoprune.search.space import SearchSpace
 from benchmarks.latency_models import MODELS
 
@@ -187,7 +188,7 @@ def errors(predicted: Floats, measured: Floats) -> dict[str, float]:
     return {
         "MAPE": float(relative.mean()),
         "within 10 %": float((relative <= 0.1).mean()),
-        "Spearman": rank_correlation(predicted, measured),
+        "Spearman": spearman_rho(predicted.tolist(), measured.tolist()),
     }
 
 

@@ -7,6 +7,7 @@ Pure: whole models come as `Observation`s.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,13 +19,14 @@ from autoprune.graph.kernel import Kernel
 from autoprune.hardware.composition import compose, fit_composition, residuals_of
 from autoprune.hardware.correction import Correction, Part
 from autoprune.hardware.cost import Graph
-from autoprune.hardware.fit import Floats, rank_correlation
+from autoprune.hardware.fit import Floats
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.kernel_table import KernelRow
 from autoprune.hardware.latency import LatencyTable, families_digest
 from autoprune.hardware.measure import Progress
 from autoprune.hardware.observation import Observation
 from autoprune.hardware.profile import PERCENTILES, Composition, HardwareProfile, KnownModel, Residuals, Validation
+from autoprune.pareto.correlation import spearman_rho
 
 FOLDS = 6
 FEWEST = 12  # whole models that more than a composition is learnt from
@@ -76,7 +78,7 @@ def calibrated(
         residuals=_residuals(pooled),
         compared=compared,
         sentinel_drift=drift,
-        rank_correlation=rank_correlation(sums, whole.times_us("p50")) if len(observed) >= 4 else None,
+        rank_correlation=_rank_correlation(sums, whole.times_us("p50")),
         notes=notes,
     )
     learnt = {
@@ -86,6 +88,12 @@ def calibrated(
     }
     report(STAGE, len(names) + 1, len(names) + 1)
     return replace(profile, header=profile.header.model_copy(update=learnt))
+
+
+def _rank_correlation(sums: Floats, times_us: Floats) -> float | None:
+    """Spearman's of the kernels' sums and the models' times; None for few models, or where all are alike."""
+    rho = spearman_rho(sums.tolist(), times_us.tolist())
+    return rho if len(sums) >= FEWEST_FOLDED and math.isfinite(rho) else None
 
 
 def _residuals(errors: Mapping[str, Floats]) -> dict[str, Residuals]:
@@ -129,7 +137,7 @@ class _Whole:
         return ("alone", "inside") if all(item.node_us for item in self._observed) else ("alone",)
 
     def times_us(self, percentile: str) -> Floats:
-        """Measured times of all models at the machine's typical pace, as far as the sentinel tells it.  # (n,)"""
+        """Measured times of all models at the pace that is typical beside them, as the sentinel tells it.  # (n,)"""
         return self.clock_us(percentile) / self._paces() ** self._exponent
 
     def clock_us(self, percentile: str) -> Floats:
@@ -137,21 +145,28 @@ class _Whole:
         return np.array([item.measured.us(percentile) for item in self._observed], dtype=np.float64)
 
     def _paces(self) -> Floats:
-        return np.array([item.measured.pace for item in self._observed], dtype=np.float64)
+        """The sentinel's pace beside each policy, over its median beside policies of the same model.  # (n,)
+
+        A model leaves cold caches behind, so the sentinel is slower beside whole models than beside kernels, and the
+        more so the larger they are: 2 to 6 %, which is not the machine's.
+        """
+        paces = np.array([item.measured.pace for item in self._observed], dtype=np.float64)
+        for seen in self.seen:
+            paces[seen.places] /= np.median(paces[seen.places])
+        return paces
 
     def _pace_exponent(self) -> float:
         """How much of the sentinel's pace whole models share, from 0 to 1: a regression of what kernels leave open."""
         if len(self._observed) < FEWEST:
             return 0.0
-        logs, times = np.log(self._paces()), self.clock_us("p50")
+        pace, times = np.log(self._paces()), self.clock_us("p50")
         sums, kernels = self._added(self._source("alone", np.arange(0))[1])
-        left, pace = np.zeros(len(times)), np.zeros(len(times))
+        left = np.zeros(len(times))
         for seen in self.seen:
             own = seen.places
             fitted = fit_composition(sums[own], kernels[own], times[own])
             left[own] = np.log(times[own] / np.maximum(compose(fitted, sums[own], kernels[own]), LEAST_US))
             left[own] -= np.median(left[own])
-            pace[own] = logs[own] - np.median(logs[own])
         shared = float(np.clip(left, -OUTLYING, OUTLYING) @ pace)
         return min(max(shared / max(float(pace @ pace), 1e-12), 0.0), 1.0)
 

@@ -94,13 +94,3 @@ def relative_fit(matrix: Floats, times: Floats, rounds: int = 20, tuning: float 
             break
         solution = updated
     return updated
-
-
-def rank_correlation(first: Floats, second: Floats) -> float:
-    """Spearman's correlation, ties broken by place; 0 where it is not defined."""
-    if len(first) < 2:
-        return 0.0
-    ranks = [
-        np.argsort(np.argsort(values, kind="stable"), kind="stable").astype(np.float64) for values in (first, second)
-    ]
-    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])

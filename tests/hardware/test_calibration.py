@@ -78,6 +78,22 @@ def test_whole_models_correct_what_kernels_alone_get_wrong(name: str, nodes: boo
     assert 0.8 <= ((low <= times) & (times <= high)).mean() <= 1.0
 
 
+def test_a_sentinel_that_models_slow_down_moves_no_prediction() -> None:
+    """It reads 1.1 beside a model on a machine as fast as ever; only what it reads more or less is the machine's."""
+    graph = graph_of("Residual")
+    seen = []
+    for item, speed in zip(
+        observations(graph, policies(graph, 60, seed=1), nodes=True), [0.9, 1.0, 1.1] * 20, strict=True
+    ):
+        seen.append(replace(item, measured=replace(item.measured.scaled(speed), pace=1.1 * speed)))
+    profile = calibrated(HardwareProfile(header(), ()), [graph], seen)
+    unseen = observations(graph, policies(graph, 40, seed=2), nodes=False, seed=3)
+    assert off(profile, graph, unseen) < 0.03
+    residuals = profile.header.validation.residuals["p50"]
+    assert -residuals.low == pytest.approx(residuals.high, abs=0.05)  # the clock's times, at every speed
+    assert residuals.high > 0.08
+
+
 def test_the_way_that_predicts_best_is_kept_and_survives_being_written(tmp_path: object) -> None:
     graph = graph_of("Residual")
     bare = HardwareProfile(header(), ())  # nothing was timed alone

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autoprune.hardware.composition import compose, fit_composition, residuals_of
 from autoprune.hardware.estimate import ALL, UNKNOWN, Roofline
-from autoprune.hardware.fit import non_negative_least_squares, rank_correlation, relative_fit
+from autoprune.hardware.fit import non_negative_least_squares, relative_fit
 from autoprune.hardware.profile import PERCENTILES, Composition
 from tests.hardware.samples import row
 
@@ -84,13 +84,6 @@ def test_residuals_keep_the_mean_size_and_the_middle_nine_tenths() -> None:
     assert outside == (4, 4)  # of 101, and the next one would be the 102nd
     few = residuals_of(np.array([-0.1, 0.0, 0.3]))
     assert (few.low, few.high) == (-0.1, 0.3)
-
-
-def test_rank_correlation() -> None:
-    up = np.array([1.0, 2, 3, 4])
-    assert rank_correlation(up, up**3) == pytest.approx(1.0)
-    assert rank_correlation(up, -up) == pytest.approx(-1.0)
-    assert rank_correlation(up[:1], up[:1]) == 0.0
 
 
 def test_roofline_recovers_its_coefficients_per_class() -> None:
