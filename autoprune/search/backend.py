@@ -228,20 +228,36 @@ def repair(path: Path) -> int:
     """Cut off what a writer that was killed left of its last record; returns how many bytes that were.
 
     Only the last line can be torn: every record is written with its line break in one call.
+
+    Raises:
+        InputError: more than that is damaged. Optuna would take it for a record that is being written.
     """
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    last = data[data.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
-    if last:
-        try:
-            json.loads(last)
-        except ValueError:
-            end -= len(last)
+    if not _is_whole(last := _last_line(data, end)):
+        end -= len(last)
+        if not _is_whole(_last_line(data, end)):
+            raise InputError(
+                f"run storage {path}: expected records of JSON, a line each, got several that are none. Move it away, "
+                "or use another run folder."
+            )
     if end < len(data):
         with path.open("r+b") as file:
             file.truncate(end)
             os.fsync(file.fileno())
     return len(data) - end
+
+
+def _last_line(data: bytes, end: int) -> bytes:
+    """The last line of so many bytes, with its line break."""
+    return data[data.rfind(b"\n", 0, max(0, end - 1)) + 1 : end]
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return not line or json.loads(line) is not None
+    except (ValueError, RecursionError):
+        return False
 
 
 def _remove_stale_lock(path: Path) -> None:

@@ -28,8 +28,10 @@ from autoprune.hardware.kit.contents import read_contents
 from autoprune.hardware.profile import load_profile
 from autoprune.hardware.runtimes.model import Model
 from autoprune.search.rules import read_rules
+from autoprune.search.storage import TrialStorage
 from tests.fuzz.hardware import kit_files
 from tests.fuzz.mutations import gzip_bomb, packed
+from tests.fuzz.runs import journal_files
 from tests.fuzz.tensors import exported
 from tests.fuzz.texts import traits
 from tests.hardware.importers.files import small_graph
@@ -129,6 +131,12 @@ def test_inputs_of_an_onnx_file_that_no_memory_holds() -> None:
     data = onnx.helper.make_model(onnx.helper.make_graph([], "g", [tensor], [])).SerializeToString()
     with pytest.raises(InputError, match="expected the input 'x' and those before of at most"):
         Model.of_onnx(data).inputs(1)
+
+
+def test_a_journal_whose_last_two_records_are_damaged(tmp_path: Path) -> None:
+    (tmp_path / "journal.log").write_bytes(journal_files()["journal.log"] + b"torn\nand torn\n")
+    with pytest.raises(InputError, match="got several that are none"):
+        TrialStorage(tmp_path, ("a", "b"), (3, 4), ("error", "latency_p50"), None)
 
 
 # --------------------------------------------------------------------------- archives
