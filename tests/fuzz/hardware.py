@@ -239,7 +239,7 @@ def _profiling(folder: Path) -> object:
     with Journal(folder / "journal.jsonl") as journal:
         journal.begin(_session())
         bench: Any = SimpleNamespace(journal=journal, settings=SimpleNamespace(processor="none"))
-        base = lines(journal, BaseLine)
+        base = list(lines(journal, BaseLine))
         timed = kernels.restored(bench, planned)
         whole = models.restored(bench, [target], frozenset(policies))
         return journal.seconds, readings(journal), base, energies(bench, timed.timed), whole.observations(1.0)

@@ -75,11 +75,11 @@ def check_runs(bench: Bench) -> None:
 
 def prepare(bench: Bench, planned: Sequence[PlannedKernel]) -> Base:
     """Choose the sentinel and time what kernels pay alone, or take both from the journal."""
-    kept = lines(bench.journal, BaseLine)
+    kept = next(lines(bench.journal, BaseLine), None)
     before = readings(bench.journal)
-    bench.watch(_sentinel(bench, planned, kept[0].sentinel_us if kept else None, before), len(before))
+    bench.watch(_sentinel(bench, planned, kept.sentinel_us if kept else None, before), len(before))
     if kept:
-        return Base(kept[0].empty_us, Edges(*kept[0].edges))
+        return Base(kept.empty_us, Edges(*kept.edges))
     runner = bench.compile(empty_model())
     if isinstance(runner, Failure):
         raise AutopruneError(f"profile: the runtime refuses even an empty model: {runner}.")
@@ -164,18 +164,20 @@ def restored(bench: Bench, planned: Sequence[PlannedKernel]) -> KernelTimes:
     Raises:
         InputError: a line that does not fit it.
     """
-    known = {item.kernel.key: item for item in planned}
+    left = {item.kernel.key: item for item in planned}
     found = KernelTimes([], [])
-    for line in lines(bench.journal, KernelsLine):
-        keys = [*(entry.key for entry in line.timed), *(entry.key for entry in line.failed)]
-        strange = next((key for key in keys if key not in known), None)
-        if strange is not None:
+
+    def taken(key: str) -> PlannedKernel:
+        if key not in left:
             raise InputError(
-                f"{bench.journal.place}: expected kernels of this plan, got '{shortened(strange)}'. Remove the file to "
-                "begin anew."
+                f"{bench.journal.place}: expected kernels of this plan, each once, got '{shortened(key)}'. Remove the "
+                "file to begin anew."
             )
-        found.timed.extend((known[entry.key], entry.measured.measurement()) for entry in line.timed)
-        found.failed.extend((known[entry.key], entry.why) for entry in line.failed)
+        return left.pop(key)
+
+    for line in lines(bench.journal, KernelsLine):
+        found.timed.extend((taken(entry.key), entry.measured.measurement()) for entry in line.timed)
+        found.failed.extend((taken(entry.key), entry.why) for entry in line.failed)
     return found
 
 

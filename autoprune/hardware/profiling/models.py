@@ -237,13 +237,18 @@ def restored(bench: Bench, targets: Sequence[Target], planned: frozenset[Policy]
     """
     counts = [len(kernel_slots(target.graph.program)) for target in targets]
     found = ModelTimes([], [])
+    left = set(planned)
     for line in lines(bench.journal, ModelsLine):
-        policies = [*map(_policy, line.timed), *map(_policy, line.failed)]
-        if not planned.issuperset(policies) or any(
-            not 0 <= node < counts[t.target] for t in line.timed for node in t.nodes or ()
-        ):
+        for policy in (*map(_policy, line.timed), *map(_policy, line.failed)):
+            if policy not in left:
+                raise InputError(
+                    f"{bench.journal.place}: expected whole models of this plan, each once, got another. Remove the "
+                    "file to begin anew."
+                )
+            left.remove(policy)
+        if any(not 0 <= node < counts[entry.target] for entry in line.timed for node in entry.nodes or ()):
             raise InputError(
-                f"{bench.journal.place}: expected whole models of this plan, got one of others. Remove the file to "
+                f"{bench.journal.place}: expected times of the models' own kernels, got others. Remove the file to "
                 "begin anew."
             )
         found.timed.extend((_policy(entry), entry.measured.measurement(), entry.nodes) for entry in line.timed)

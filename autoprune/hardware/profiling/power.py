@@ -22,10 +22,10 @@ def energies(bench: Bench, timed: Sequence[tuple[PlannedKernel, Measurement]]) -
 
     Empty, with the reason, where the machine has no counter or the runtime runs where the counter does not count.
     """
-    kept = lines(bench.journal, EnergyLine)
+    kept = next(lines(bench.journal, EnergyLine), None)
     if kept:
         known = {item.kernel.key: item.kernel for item, _ in timed}
-        return {known[key]: value for key, value in kept[0].energies if key in known}, kept[0].source
+        return {known[key]: value for key, value in kept.energies if key in known}, kept.source
     meter = available_meter(bench.settings.processor)
     if isinstance(meter, Failure):
         return {}, str(meter.message)

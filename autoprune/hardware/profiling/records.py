@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, StrictInt, StrictStr
@@ -123,13 +124,11 @@ class ModelsLine(Line):
 L = TypeVar("L", bound=Line)
 
 
-def lines(journal: Journal, kind: type[L]) -> list[L]:
-    """The lines of a kind, in order.
+def lines(journal: Journal, kind: type[L]) -> Iterator[L]:
+    """The lines of a kind, in order, each checked when it is asked for.
 
     Raises:
         InputError: one is not as it is written; the message names the line's first field that is wrong.
     """
-    return [
-        validated(kind, record, f"{journal.place}, block {number} of kind '{kind.KIND}'")
-        for number, record in enumerate(journal.of_kind(kind.KIND), start=1)
-    ]
+    for number, record in enumerate(journal.of_kind(kind.KIND), start=1):
+        yield validated(kind, record, f"{journal.place}, block {number} of kind '{kind.KIND}'")
