@@ -1,12 +1,13 @@
 """How well latency models predict: pruned models on this machine, and what others measured on phones and GPUs.
 
     python benchmarks/latency.py local [--models resnet18 vit] [--runtimes onnxruntime] [--threads 1]
-                                       [--profiles hardware_profiles]
+                                       [--profiles hardware_profiles] [--refit]
     python benchmarks/latency.py published --data ../shared/data/latency --seeds 10
 
 `local` needs the extras `coverage` and `runtimes`, an hour, and a machine that does nothing else; what was measured is
-kept in the output folder and not measured again. For `published`, each figure is the mean over random splits, with the
-lowest and highest; what is tested was in no fit, and every choice is made by cross-validation on the training part.
+kept in the output folder and not measured again; `--refit` fits the profiles anew to the journals that are kept there.
+For `published`, each figure is the mean over random splits, with the lowest and highest; what is tested was in no fit,
+and every choice is made by cross-validation on the training part.
 Exit status 1 where what is asked is missed.
 """
 
@@ -51,6 +52,9 @@ def local(options: argparse.Namespace) -> bool:
     settings = latency_local.Options(
         options.threads, options.budget, options.whole_models, options.out, options.profiles
     )
+    if options.refit:
+        for runtime in options.runtimes:
+            latency_local.refitted(runtime, settings)
     _, good = latency_local.run(options.models, options.runtimes, settings)
     return good
 
@@ -89,6 +93,7 @@ def main() -> int:
     here.add_argument("--whole-models", type=int, default=300, help="timed for a profile")
     here.add_argument("--out", type=Path, default=Path("runs/latency-local"), help="folder of results")
     here.add_argument("--profiles", type=Path, default=Path("runs/latency-local"), help="folder of profiles")
+    here.add_argument("--refit", action="store_true", help="fit profiles anew to their journals; times nothing")
     here.set_defaults(run=local)
     elsewhere = parts.add_parser("published")
     elsewhere.add_argument("--data", type=Path, required=True, help="folder of the published measurements")

@@ -16,6 +16,7 @@ from autoprune.core.errors import Failure
 from autoprune.core.files import read_json, write_json
 from autoprune.graph import DependencyGraph, trace
 from autoprune.graph.dimension import Batch
+from autoprune.hardware.calibration import calibrated
 from autoprune.hardware.fit import Floats
 from autoprune.hardware.interpolation import Integers
 from autoprune.hardware.latency import LatencyTable
@@ -24,6 +25,10 @@ from autoprune.hardware.pinning import pinned
 from autoprune.hardware.plan import sample_policies
 from autoprune.hardware.profile import HardwareProfile
 from autoprune.hardware.profiling import ProfileSettings, profile_graphs
+from autoprune.hardware.profiling.bench import readings
+from autoprune.hardware.profiling.journal import Journal
+from autoprune.hardware.profiling.models import ModelTimes, Policy
+from autoprune.hardware.profiling.records import BaseLine, ModelsLine, lines
 from autoprune.hardware.runtimes import RunSettings
 from autoprune.hardware.runtimes.model import Model
 from autoprune.pareto.correlation import spearman_rho
@@ -116,6 +121,27 @@ def profiled(runtime: str, options: Options) -> HardwareProfile:
     profile = profile_graphs(targets, settings, progress, journal=journal)
     profile.save(options.profiles / name)
     journal.rename(journal.with_suffix(".done"))
+    return profile
+
+
+def refitted(runtime: str, options: Options) -> HardwareProfile:
+    """The profile fitted anew to the whole models of its journal; nothing is timed."""
+    name = options.name(runtime)
+    kept = HardwareProfile.load(options.profiles / name)
+    with Journal(options.folder / f"{name}.done") as journal:
+        [base] = lines(journal, BaseLine)
+        timed = [entry for line in lines(journal, ModelsLine) for entry in line.timed]
+        correction = float(np.median(readings(journal))) / (base.sentinel_us or 1.0)
+    times = [(Policy(entry.target, entry.widths), entry.measured.measurement(), entry.nodes) for entry in timed]
+    header = kept.header.model_copy(update={"within": "alone", "context": {}, "composition": {}, "known": {}})
+    bare = replace(kept, header=header, kernels=tuple(row for row in kept.kernels if row.within == "alone"))
+    graphs = [traced(model) for model in PROFILED]
+    observed = ModelTimes(times, []).observations(correction)
+    about = kept.header.validation
+    profile = calibrated(bare, graphs, observed, about.sentinel_drift, about.notes, progress)
+    rows = sorted(profile.kernels, key=lambda row: (row.family, row.sizes, row.within))
+    profile = replace(profile, kernels=tuple(rows))
+    profile.save(options.profiles / name)
     return profile
 
 

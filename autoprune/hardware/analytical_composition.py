@@ -1,9 +1,9 @@
 """From kernels to whole models, richer than `composition`: activations count too, and like models correct each other.
 
-    time = (a * sum + b + c * kernels [+ d * activation bytes]) * exp(residual)
+    time = (a * sum + b [+ c * kernels [+ d * activation bytes]]) * exp(residual)
 
-The terms and whether there is a residual are chosen by cross-validation on the models that it is fitted on; so is the
-interval.
+A few dozen models cannot tell which terms there are, so the fits of all three choices are averaged (Hoeting et al.
+1999). Whether there is a residual is chosen by cross-validation on the models that it is fitted on; so is the interval.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from autoprune.hardware.fit import Floats, relative_fit
 
 FOLDS, REPEATS = 5, 3
 COVERAGE = 0.9
+# Of the residual's scales: so few models cannot tell five of them apart. Ten times that of kernels, of which there are
+# hundreds; 1, 3 and 5 differ little in cross-validation inside the training networks of three phones.
+PRIOR = 3.0
 TERMS: tuple[tuple[int, ...], ...] = ((), (0,), (0, 1))  # of kernels, activation bytes; beside sum and constant
+PLAIN = (None,) * len(TERMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,25 +62,22 @@ class Totals:
 
 
 @dataclass(frozen=True, eq=False)
-class WholeModels:
-    """A fitted composition.
+class Fit:
+    """One fit of the formula.
 
     Attributes:
         terms: beside the sum and a constant (see `TERMS`).
         weights: of the columns.
-        residual: how it varies, None where it did not help.
-        low, high: nine tenths of `log(measured / predicted)` of models that were left out lie between.
-        error: mean size of relative errors of those.
+        residual: how it varies, None where there is none.
+        inputs: features of the models it was fitted on.  # (n, 5)
+        pulls: what each of these adds.  # (n,)
     """
 
     terms: tuple[int, ...]
     weights: Floats
     residual: Residual | None
-    inputs: Floats  # features of the models it was fitted on  # (n, 5)
-    pulls: Floats  # (n,)
-    low: float
-    high: float
-    error: float
+    inputs: Floats
+    pulls: Floats
 
     def predict_us(self, totals: Totals) -> Floats:
         """Predicted times.  # (m,)"""
@@ -85,6 +86,26 @@ class WholeModels:
             return times
         corrected: Floats = times * np.exp(self.residual.covariance(totals.features(), self.inputs) @ self.pulls)
         return corrected
+
+
+@dataclass(frozen=True, eq=False)
+class WholeModels:
+    """A fitted composition.
+
+    Attributes:
+        fits: of every choice of terms; the prediction is their geometric mean.
+        low, high: nine tenths of `log(measured / predicted)` of models that were left out lie between.
+        error: mean size of relative errors of those.
+    """
+
+    fits: tuple[Fit, ...]
+    low: float
+    high: float
+    error: float
+
+    def predict_us(self, totals: Totals) -> Floats:
+        """Predicted times.  # (m,)"""
+        return _averaged(self.fits, totals)
 
     def interval_us(self, totals: Totals) -> tuple[Floats, Floats]:
         """Times between which nine tenths of models are to be expected.  # (m,), (m,)"""
@@ -102,23 +123,25 @@ def fit_whole_models(totals: Totals, times_us: Floats, seed: int = 0, blind: Tot
         blind: of the same models, from kernels predicted without them; choices and interval then answer for the
             kernels' errors too.
     """
-    best: tuple[float, tuple[int, ...], Residual | None, Floats] | None = None
-    for terms in TERMS:
-        plain = _fit(totals, times_us, terms, None)
-        logs = np.log(times_us / plain.predict_us(totals))
-        for residual in (None, fit_residual(totals.features(), logs, seed, steps=False)):
-            errors = _left_out(totals, times_us, terms, residual, seed, blind or totals)
-            size = float(np.abs(np.expm1(-errors)).mean())
-            if best is None or size < best[0]:
-                best = (size, terms, residual, errors)
-    assert best is not None
-    size, terms, residual, errors = best
-    low, high = _between(errors)
-    fitted = _fit(totals, times_us, terms, residual)
-    return WholeModels(terms, fitted.weights, residual, fitted.inputs, fitted.pulls, low, high, size)
+    smooth = tuple(
+        fit_residual(totals.features(), np.log(times_us / fit.predict_us(totals)), seed, steps=False, prior=PRIOR)
+        for fit in _fits(totals, times_us, PLAIN)
+    )
+    found: list[WholeModels] = []
+    for residuals in (PLAIN, smooth):
+        errors = _left_out(totals, times_us, residuals, seed, blind or totals)
+        low, high = _between(errors)
+        size = float(np.abs(np.expm1(-errors)).mean())
+        found.append(WholeModels(_fits(totals, times_us, residuals), low, high, size))
+    return min(found, key=lambda one: one.error)
 
 
-def _fit(totals: Totals, times_us: Floats, terms: tuple[int, ...], residual: Residual | None) -> WholeModels:
+def _fits(totals: Totals, times_us: Floats, residuals: Sequence[Residual | None]) -> tuple[Fit, ...]:
+    """One fit for every choice of terms, each with its residual."""
+    return tuple(_fit(totals, times_us, *choice) for choice in zip(TERMS, residuals, strict=True))
+
+
+def _fit(totals: Totals, times_us: Floats, terms: tuple[int, ...], residual: Residual | None) -> Fit:
     columns = totals.columns(terms)
     scale = columns.max(axis=0)
     weights = relative_fit(columns / scale, times_us) / scale
@@ -127,11 +150,17 @@ def _fit(totals: Totals, times_us: Floats, terms: tuple[int, ...], residual: Res
         inputs = totals.features()
         covariance = residual.covariance(inputs, inputs) + residual.noise**2 * np.eye(len(times_us))
         pulls = np.linalg.solve(covariance, np.log(times_us / (columns @ weights)))
-    return WholeModels(terms, weights, residual, inputs, pulls, 0.0, 0.0, 0.0)
+    return Fit(terms, weights, residual, inputs, pulls)
+
+
+def _averaged(fits: Sequence[Fit], totals: Totals) -> Floats:
+    """The geometric mean of what the fits predict.  # (m,)"""
+    mean: Floats = np.exp(np.mean([np.log(fit.predict_us(totals)) for fit in fits], axis=0))
+    return mean
 
 
 def _left_out(
-    totals: Totals, times_us: Floats, terms: tuple[int, ...], residual: Residual | None, seed: int, blind: Totals
+    totals: Totals, times_us: Floats, residuals: Sequence[Residual | None], seed: int, blind: Totals
 ) -> Floats:
     """`log(measured / predicted)` of models left out in turn, over several ways to cut folds.  # (repeats * n,)"""
     found = []
@@ -141,8 +170,8 @@ def _left_out(
         errors = np.zeros(len(times_us))
         for held in range(FOLDS):
             inside, outside = fold != held, fold == held
-            fitted = _fit(totals.at(inside), times_us[inside], terms, residual)
-            errors[outside] = np.log(times_us[outside] / fitted.predict_us(blind.at(outside)))
+            fits = _fits(totals.at(inside), times_us[inside], residuals)
+            errors[outside] = np.log(times_us[outside] / _averaged(fits, blind.at(outside)))
         found.append(errors)
     return np.concatenate(found)
 

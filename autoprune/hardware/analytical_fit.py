@@ -21,7 +21,7 @@ STEPS = (1.2, 0.6, 0.3)  # of the logarithm of a scale
 SWEEPS = 3
 FIRST_NOISE, LEAST_NOISE, LEAST_SIGNAL = 0.03, 0.005, 0.02
 FIRST_STEP = (0.1, 0.08)  # scale and signal over work items
-PRIOR = 0.05  # weight of a squared logarithm of a scale
+PRIOR = 0.05  # weight of a squared logarithm of a scale, of kernels
 
 
 def fit_analytical(
@@ -87,7 +87,9 @@ def _cross_validated(terms: Floats, times: Floats) -> float:
     return float(np.concatenate(errors).mean())
 
 
-def fit_residual(features: Floats, values: Floats, seed: int = 0, *, steps: bool = True) -> Residual:
+def fit_residual(
+    features: Floats, values: Floats, seed: int = 0, *, steps: bool = True, prior: float = PRIOR
+) -> Residual:
     """The process that makes the values likeliest, by coordinate ascent (Rasmussen and Williams, eq. 5.8).
 
     Args:
@@ -95,6 +97,7 @@ def fit_residual(features: Floats, values: Floats, seed: int = 0, *, steps: bool
         values: of mean about 0.  # (n,)
         seed: of the rows that are looked at where there are more than `MOST`.
         steps: whether there is a process over work items.
+        prior: how much scales are kept near 1: the weight of their squared logarithms.
     """
     chosen = np.arange(len(values))
     if len(values) > MOST:
@@ -104,13 +107,13 @@ def fit_residual(features: Floats, values: Floats, seed: int = 0, *, steps: bool
     first = (max(float(targets.std()), LEAST_SIGNAL), FIRST_NOISE, *(FIRST_STEP if steps else ()))
     point = np.concatenate([np.zeros(features.shape[1]), np.log(first)])
     axes = [*varying, *range(features.shape[1], len(point))]
-    current = _likelihood(inputs, targets, point)
+    current = _likelihood(inputs, targets, point, prior)
     for step in STEPS:
         moved = True
         for _ in range(SWEEPS):
             if not moved:
                 break
-            point, current, moved = _sweep(inputs, targets, point, current, step, axes)
+            point, current, moved = _sweep(inputs, targets, point, current, step, axes, prior)
     return _residual(point, features.shape[1])
 
 
@@ -124,7 +127,7 @@ def _residual(point: Floats, count: int) -> Residual:
 
 
 def _sweep(
-    inputs: Floats, targets: Floats, point: Floats, current: float, step: float, axes: Sequence[int]
+    inputs: Floats, targets: Floats, point: Floats, current: float, step: float, axes: Sequence[int], prior: float
 ) -> tuple[Floats, float, bool]:
     """One step along every axis, kept where it helps."""
     moved = False
@@ -132,14 +135,14 @@ def _sweep(
         for direction in (step, -step):
             tried = point.copy()
             tried[axis] += direction
-            value = _likelihood(inputs, targets, tried)
+            value = _likelihood(inputs, targets, tried, prior)
             if value > current + 1e-3:
                 point, current, moved = tried, value, True
                 break
     return point, current, moved
 
 
-def _likelihood(inputs: Floats, targets: Floats, point: Floats) -> float:
+def _likelihood(inputs: Floats, targets: Floats, point: Floats, prior: float) -> float:
     """Logarithm of the marginal likelihood, with a prior that keeps scales near 1."""
     count = inputs.shape[1]
     residual = _residual(point, count)
@@ -152,5 +155,5 @@ def _likelihood(inputs: Floats, targets: Floats, point: Floats) -> float:
     except np.linalg.LinAlgError:
         return -np.inf
     whitened = np.linalg.solve(root, targets)
-    penalty = PRIOR * float((point[:count] ** 2).sum())
+    penalty = prior * float((point[:count] ** 2).sum())
     return float(-0.5 * whitened @ whitened - np.log(np.diag(root)).sum()) - penalty
