@@ -16,6 +16,7 @@ from autoprune.hardware.kernel_table import KernelRow
 from benchmarks.latency_data import SMS, gpu_rows, shape_of
 
 SHARE = 0.25
+NEAR = 0.9  # logarithm of the largest ratio between the two shapes beside a third
 ACCEPTED = {"median": 0.06, "p90": 0.20}
 
 
@@ -62,10 +63,42 @@ def _signed(estimator: Estimator, rows: Sequence[KernelRow]) -> Floats:
     return logs
 
 
+def scatter(rows: Sequence[KernelRow], size: str) -> dict[str, float]:
+    """What no model of shapes can predict: how far a time is from the line between its two nearest neighbours'.
+
+    Between shapes that differ in one size by a little, the logarithm of time over work is taken as straight. The
+    deviation is that of three measurements; it is scaled to that of one, so that its median is what a model would be
+    off by that knew the device perfectly.
+
+    Args:
+        rows: of one operation on one GPU.
+        size: of `Shapes`, in which neighbours differ: "batch" or "rows".
+    """
+    shapes = Shapes.of([shape_of(Kernel(row.family, row.sizes)) for row in rows])
+    logs = np.log(np.array([row.p50_us for row in rows]) / shapes.flops)
+    places, fixed = (
+        np.log(getattr(shapes, size)),
+        [name for name in ("batch", "rows", "inner", "columns") if name != size],
+    )
+    _, group = np.unique(np.column_stack([getattr(shapes, name) for name in fixed]), axis=0, return_inverse=True)
+    order = np.lexsort((places, group.ravel()))
+    before, own, after = order[:-2], order[1:-1], order[2:]
+    width = places[after] - places[before]
+    near = (group[before] == group[after]) & (width > 0) & (width <= NEAR)
+    before, own, after, width = before[near], own[near], after[near], width[near]
+    share = (places[after] - places[own]) / width
+    deviation = logs[own] - share * logs[before] - (1 - share) * logs[after]
+    found = np.abs(deviation) / np.sqrt(1 + share**2 + (1 - share) ** 2)
+    if not len(found):
+        return {"shapes": 0.0}
+    return {"shapes": float(len(found)), "median": float(np.median(found)), "p90": float(np.quantile(found, 0.9))}
+
+
 def all_splits(folder: Path, device: str, operation: str, seeds: Sequence[int]) -> dict[str, list[dict[str, float]]]:
     """Every figure of one operation on one GPU, a value a seed."""
     rows = gpu_rows(folder, device, operation)
     found = {"quarter": [one_split(rows, SMS[device], seed) for seed in seeds]}
+    found["near-identical shapes"] = [scatter(rows, "rows" if operation == "linear" else "batch")]
     if len(rows) > 120:
         found["30 kernels"] = [one_split(rows, SMS[device], seed, 30) for seed in seeds]
     return found
