@@ -21,6 +21,7 @@ from autoprune.pareto.dominance import non_dominated
 from autoprune.pareto.hypervolume import hypervolume
 from autoprune.pipeline.problem import Problem, pose
 from autoprune.pruning import Pruner
+from autoprune.pruning.recalibration import Anchor, anchors
 from autoprune.search.evaluation import threads_of_torch
 from autoprune.tuning.batches import as_inputs, batch_size, call, default_inputs, labels, main_output
 from autoprune.tuning.task import Task
@@ -233,6 +234,11 @@ class Bench:
     def calibration(self) -> list[tuple[Tensor, ...]]:
         """Inputs of the calibration split."""
         return self.task.calibration_batches(seed=0)
+
+    @cached_property
+    def anchors(self) -> dict[str, Anchor]:
+        """The dense model's batch norms, as they are and as the calibration split sees them."""
+        return anchors(self.graph.module().clone_tensors(), self.calibration)
 
     def calibration_loss(self, outputs: Any, position: int) -> Tensor:
         """The task's loss on a calibration batch, labels read: what `Pruner` takes as loss."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph, TracedModule
 from autoprune.graph.dimension import groups_of, size
-from autoprune.pruning.recalibration import recalibrate
+from autoprune.pruning.recalibration import Anchor, recalibrate
 from autoprune.search.evaluation import threads_of_torch
 from autoprune.tuning.batches import call, main_output
 from benchmarks.coverage_text import first_line
@@ -69,17 +69,35 @@ class TorchPruning:
                 print(f"{bench.subject.name} Torch-Pruning {self.importance} {what}", file=sys.stderr)
                 continue
             if not ledger.knows(pruned.widths):
-                ledger.judge(pruned.widths, partial(self._finished, bench, pruned), setting)
+                ledger.judge(pruned.widths, partial(self._finished, bench, pruned, setting, gradients), setting)
         return Outcome(tuple(ledger.evaluated), setup_s, {"ratios refused": refused})
 
     def module(self, bench: Bench, seed: int, evaluated: Evaluated) -> TracedModule:
         """See `Method`."""
-        pruned = self._pruned(bench, evaluated.setting, self._gradients(bench))
-        return self._finished(bench, pruned)
+        gradients = self._gradients(bench)
+        pruned = self._pruned(bench, evaluated.setting, gradients)
+        return self._finished(bench, pruned, evaluated.setting, gradients)
 
-    def _finished(self, bench: Bench, pruned: TracedModule) -> TracedModule:
-        if self.recalibrate:
-            recalibrate(pruned, bench.calibration)
+    def _finished(
+        self, bench: Bench, pruned: TracedModule, setting: Mapping[str, Any], gradients: Mapping[str, Tensor]
+    ) -> TracedModule:
+        """With batch norms re-estimated, as our own models' are.
+
+        What the calibration data gives the dense model at the channels that are left is found by pruning a second copy
+        whose running statistics are that.
+        """
+        if not self.recalibrate:
+            return pruned
+        seen = {}
+        for name, anchor in bench.anchors.items():
+            seen |= {f"{name}.running_mean": anchor.seen_mean, f"{name}.running_var": anchor.seen_variance}
+        left = dict(self._small(bench, setting, gradients, seen).named_buffers())
+        found = {}
+        for name, norm in pruned.named_modules():
+            if name in bench.anchors:
+                own = [norm.get_buffer(which).clone() for which in ("running_mean", "running_var")]
+                found[name] = Anchor(*own, left[f"{name}.running_mean"], left[f"{name}.running_var"])
+        recalibrate(pruned, bench.calibration, found)
         return pruned
 
     def _gradients(self, bench: Bench) -> dict[str, Tensor]:
@@ -100,15 +118,7 @@ class TorchPruning:
         Raises:
             InputError: shapes that fit no widths of the traced model, or other outputs.
         """
-        small = copy.deepcopy(bench.subject.model).eval()
-        for name, parameter in small.named_parameters():
-            if name in gradients:
-                parameter.grad = gradients[name].clone()
-        inputs = bench.task.inputs_of(next(iter(bench.task.validation)))
-        few = {k: v[:2] for k, v in inputs.items()} if isinstance(inputs, dict) else tuple(v[:2] for v in inputs)
-        with warnings.catch_warnings(), threads_of_torch(bench.threads):
-            warnings.simplefilter("ignore")
-            self._prune(small, few, bench.subject, setting)
+        small, few = self._small(bench, setting, gradients), self._few(bench)
         state = {**bench.graph.state, **dict(small.named_parameters()), **dict(small.named_buffers())}
         widths = widths_of(bench.graph, {name: tuple(tensor.shape) for name, tensor in state.items()})
         module = bench.graph.rebuild(widths, {name: tensor.detach() for name, tensor in state.items()}).eval()
@@ -116,6 +126,31 @@ class TorchPruning:
             with torch.no_grad():
                 _check_same(main_output(call(small.eval(), few)), main_output(call(module, few)))
         return module
+
+    def _small(
+        self,
+        bench: Bench,
+        setting: Mapping[str, Any],
+        gradients: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> nn.Module:
+        """A pruned copy of the model, with other buffers where they are given."""
+        small = copy.deepcopy(bench.subject.model).eval()
+        for name, parameter in small.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].clone()
+        own = dict(small.named_buffers())
+        for name, buffer in (buffers or {}).items():
+            own[name].copy_(buffer)
+        with warnings.catch_warnings(), threads_of_torch(bench.threads):
+            warnings.simplefilter("ignore")
+            self._prune(small, self._few(bench), bench.subject, setting)
+        return small
+
+    def _few(self, bench: Bench) -> Any:
+        """Inputs of two samples."""
+        inputs = bench.task.inputs_of(next(iter(bench.task.validation)))
+        return {k: v[:2] for k, v in inputs.items()} if isinstance(inputs, dict) else tuple(v[:2] for v in inputs)
 
     def _prune(self, small: nn.Module, inputs: Any, subject: Subject, setting: Mapping[str, Any]) -> None:
         import torch_pruning as tp

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph, UnitOrder
+from autoprune.graph.dimension import indices
 from autoprune.graph.module import TracedModule
 from autoprune.pruning.criteria import Evidence, criteria
 from autoprune.pruning.criteria.magnitude import magnitude_order
 from autoprune.pruning.gradients import Loss
 from autoprune.pruning.norms import batch_norm_scales
-from autoprune.pruning.recalibration import recalibrate, running_norms
+from autoprune.pruning.recalibration import Anchor, anchors, recalibrate, running_norms
 from autoprune.pruning.repairs import Findings, Repairs
 from autoprune.pruning.sensitivity import Floats, predicted_damage, reconstruction_errors
 from autoprune.pruning.statistics import measure
@@ -69,6 +71,7 @@ class Pruner:
                 "(a few hundred samples without labels are enough), or use criterion='l1', which needs none."
             )
         self._recalibrate = recalibrate
+        self._anchors: dict[int | None, dict[str, Anchor]] = {}  # by samples that they were seen on
         self._seed = seed
         statistics = measure(graph, self._calibration, chosen.needs, loss, seed)
         wanted = bool(self._calibration) and (compensate or "consumers" in chosen.needs)
@@ -103,8 +106,24 @@ class Pruner:
         """
         module = self.slice(policy)
         if self._recalibrate:
-            recalibrate(module, self._calibration if samples is None else _first(self._calibration, samples))
+            recalibrate(module, self._batches(samples), self._anchored(module.widths, samples))
         return module
+
+    def _batches(self, samples: int | None) -> Sequence[Any]:
+        """What batch norms are re-estimated on."""
+        return self._calibration if samples is None else _first(self._calibration, samples)
+
+    def _anchored(self, widths: Mapping[str, int], samples: int | None) -> dict[str, Anchor]:
+        """The dense model's batch norms as seen on the same samples, at the units that are kept."""
+        if samples not in self._anchors:
+            self._anchors[samples] = anchors(self.graph.module().clone_tensors(), self._batches(samples))
+        kept = {name: self.orders[name].kept(width) for name, width in widths.items()}
+        values = self.graph.program.values
+        found = {}
+        for name, anchor in self._anchors[samples].items():
+            (dimension,) = values[f"{name}.running_mean"].dimensions
+            found[name] = anchor.take(torch.from_numpy(indices(dimension, kept)).to(anchor.mean.device))
+        return found
 
     @property
     def recalibrated(self) -> int:

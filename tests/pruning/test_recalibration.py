@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from autoprune.core.errors import InputError
 from autoprune.pruning import recalibrate
+from autoprune.pruning.recalibration import anchors
 
 
 def model() -> nn.Sequential:
@@ -41,6 +44,39 @@ def test_old_statistics_are_forgotten_and_twice_is_once() -> None:
     once = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     recalibrate(net, [x])
     assert all(torch.equal(tensor, once[name]) for name, tensor in net.state_dict().items())
+
+
+def trained_statistics() -> tuple[nn.Sequential, nn.Sequential, torch.Tensor]:
+    """A model with the statistics of much data, one whose first layer lacks a ninth, and the data."""
+    dense, x = model(), torch.randn(4096, 3, 6, 6)
+    recalibrate(dense, [x])
+    other = copy.deepcopy(dense)
+    with torch.no_grad():
+        other[0].weight[:, :, 0, 0] = 0.0  # type: ignore[index]
+    return dense.eval(), other.eval(), x
+
+
+def test_the_dense_model_stays_as_it_is_whatever_the_data() -> None:
+    dense, _, x = trained_statistics()
+    before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
+    recalibrate(dense, [x[:4]], anchors(copy.deepcopy(dense), [x[:4]]))
+    for name, tensor in dense.state_dict().items():
+        assert torch.equal(tensor, before[name]) or name.endswith("num_batches_tracked")
+
+
+def test_few_samples_tell_what_many_would() -> None:
+    """Anchored to the dense model, 8 samples are nearer to 4,096 than without."""
+    dense, other, x = trained_statistics()
+    many, anchored, plain = (copy.deepcopy(other) for _ in range(3))
+    recalibrate(many, [x])
+    found = anchors(copy.deepcopy(dense), [x[:8]])
+    recalibrate(anchored, [x[:8]], found)
+    recalibrate(plain, [x[:8]])
+    for name in ("1.running_mean", "1.running_var"):
+        wanted = many.state_dict()[name]
+        errors = [float((net.state_dict()[name] - wanted).norm()) for net in (anchored, plain)]
+        assert errors[0] < 0.5 * errors[1]
+    assert torch.equal(found["1"].take(torch.tensor([2])).mean, dense[1].running_mean[[2]])  # type: ignore[index]
 
 
 def test_modes_and_momentum_are_restored_even_when_it_raises() -> None:
