@@ -11,7 +11,7 @@ from autoprune.pipeline import finish, training
 from autoprune.pipeline.curves import damage_note, run_damage, write_prediction
 from autoprune.pipeline.evaluator import add_notes, make_evaluator
 from autoprune.pipeline.problem import Problem, Progress, SearchSettings, run_record
-from autoprune.pipeline.seeds import allocated_seeds, most_allocated, opening_seeds
+from autoprune.pipeline.seeds import allocated_seeds, make_seeds, most_allocated, opening_seeds
 from autoprune.pipeline.software import begun, continued
 from autoprune.pruning.pruner import Pruner
 from autoprune.search.damage import DamageCurves
@@ -80,7 +80,7 @@ def explore(
     progress: Progress,
     lock: FolderLock | None = None,
 ) -> tuple[Trial, ...]:
-    """The multi-objective search from real seeds: the dense and uniform ones, then those that damage curves allocate.
+    """The multi-objective search from real seeds: the dense and uniform ones, and those that damage curves allocate.
 
     Args:
         problem: what is searched.
@@ -95,9 +95,13 @@ def explore(
     def report(found: Report) -> None:
         progress("search policies", found.done, found.trials)
 
-    def work_out() -> tuple[list[Seed], Prior]:
+    def damage() -> DamageCurves:
         known.append(run_damage(problem, settings, executor, progress, pruner))
-        return allocated_seeds(problem, known[-1], settings), make_prior(problem, known[-1])
+        return known[-1]
+
+    def work_out() -> tuple[list[Seed], Prior]:
+        curves = damage()
+        return allocated_seeds(problem, curves, settings), make_prior(problem, curves)
 
     wanted = StudySettings(
         trials=settings.trials,
@@ -110,12 +114,16 @@ def explore(
         overlap=settings.overlap,
         batch=settings.batch,
     )
+    seeds, prior, later = opening_seeds(problem), None, Later(most_allocated(problem, settings), work_out)
+    if settings.damage_points == 0:  # predicted at once: nothing has to be evaluated meanwhile
+        seeds, prior, later = make_seeds(problem, damage(), settings), make_prior(problem, known[-1]), None
     found = run_search(
         problem,
         executor,
         wanted,
-        seeds=opening_seeds(problem),
-        later=Later(most_allocated(problem, settings), work_out),
+        seeds=seeds,
+        prior=prior,
+        later=later,
         folder=problem.run,
         progress=report,
         lock=lock,

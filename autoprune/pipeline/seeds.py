@@ -19,16 +19,19 @@ if TYPE_CHECKING:
     from autoprune.pipeline.problem import Problem, SearchSettings
 
 LADDER = (0.25, 0.5, 0.75)  # uniform ratios among the seeds
-SEED_SHARE = 0.3  # of all trials are seeds
+SEED_SHARE = 0.2  # of all trials are seeds
+RICHER = 4  # times as many policies are allocated, to choose the seeds among
 
 
 def make_seeds(problem: Problem, curves: DamageCurves, settings: SearchSettings) -> list[Seed]:
-    """All seeds: `opening_seeds` and `allocated_seeds`."""
-    return [*opening_seeds(problem), *allocated_seeds(problem, curves, settings)]
+    """All seeds, where damage is known from the start: the dense policy, `allocated_seeds`, and last the ladder, which
+    tells more where the prediction is wrong."""
+    dense, *ladder = opening_seeds(problem)
+    return [dense, *allocated_seeds(problem, curves, settings), *ladder]
 
 
 def opening_seeds(problem: Problem) -> list[Seed]:
-    """The dense policy and a ladder of uniform ratios: known without damage curves, so that they are evaluated first.
+    """The dense policy and a ladder of uniform ratios: known without damage curves, evaluated before they are measured.
 
     Of the ladder, policies that do not meet the constraints are replaced by the nearest that do.
     """
@@ -76,27 +79,43 @@ def seeded_costs(problem: Problem) -> list[Objective]:
 
 
 def _front(problem: Problem, curves: DamageCurves, objective: Objective, points: int, seed: int) -> Integers:
-    """Choices spread along the feasible front of damage against one cost, in an order of which any part is spread."""
+    """Choices along the feasible front of damage against one cost, those first that tell most of it."""
 
     def cost(choices: Integers) -> Floats:
         return problem.costs.values([objective], choices)[:, 0]
 
     violation = make_prior(problem).violations if problem.bounds else None
     try:
-        choices = allocate(curves.tables, cost, points, violation=violation, seed=seed)
+        choices = allocate(curves.tables, cost, RICHER * points, violation=violation, seed=seed)
     except AutopruneError:  # constraints so tight that none was found: the search itself may still find some
         return np.zeros((0, len(problem.space.levels)), dtype=np.int64)
-    return np.asarray(choices[spread_order(len(choices))])
+    return np.asarray(choices[gain_order(curves.predict(choices), cost(choices), points)])
 
 
-def spread_order(count: int) -> Integers:
-    """0..count-1, ends first, then always the middle of the widest gap that is left."""
-    order = list(dict.fromkeys((0, count - 1)))[:count]
-    while len(order) < count:
-        placed = sorted(order)
-        gaps = np.diff(placed)
-        widest = int(np.argmax(gaps))
-        order.append(placed[widest] + int(gaps[widest]) // 2)
+def gain_order(damage: Floats, cost: Floats, count: int) -> Integers:
+    """Places of a front, those first that add most hypervolume to the ones before.
+
+    Damage has no unit yet; on a logarithmic scale it is about as even along a front as a metric is.
+
+    Args:
+        damage: falling.  # (n,)
+        cost: rising.  # (n,)
+        count: places at most.
+    """
+    if not len(damage):
+        return np.zeros(0, dtype=np.int64)
+    lost = np.log1p(damage / max(float(np.median(damage)), 1e-12))
+    worst = lost.max() + 1e-9
+    left, right = np.full(len(lost), worst), np.full(len(lost), cost.max())  # the taken on either side
+    free = np.ones(len(lost), dtype=np.bool_)
+    order: list[int] = []
+    while free.any() and len(order) < count:
+        gain = np.where(free, (left - lost) * (right - cost), -1.0)
+        best = int(np.argmax(gain))
+        order.append(best)
+        free[best] = False
+        right[:best] = np.minimum(right[:best], cost[best])
+        left[best + 1 :] = np.minimum(left[best + 1 :], lost[best])
     return np.array(order, dtype=np.int64)
 
 

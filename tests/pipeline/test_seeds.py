@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from autoprune.pipeline.seeds import make_seeds, seeded_costs, spread_order
+from autoprune.pareto.hypervolume import hypervolume
+from autoprune.pipeline.seeds import gain_order, make_seeds, seeded_costs
 from autoprune.search.objectives import parse_bounds, parse_objectives
 from autoprune.search.prior import make_prior
 from tests.search.landscape import LandscapeProblem, landscape_problem
@@ -26,15 +27,14 @@ def violations(problem: Any, seeds: list[Any]) -> Any:
 def test_without_constraints_they_span_the_costs() -> None:
     problem = landscape_problem(16, seed=1)
     seeds = seeds_of(problem)
-    assert [seed.origin for seed in seeds[:4]] == ["dense", "uniform", "uniform", "uniform"]
-    assert len(seeds) == 30
+    assert [seed.origin for seed in seeds] == ["dense", *["allocation"] * 16, "uniform", "uniform", "uniform"]
     choices = np.array([problem.space.choice(seed.policy) for seed in seeds])
     costs = problem.costs.values(problem.objectives[1:], choices)[:, 0]
     assert costs.max() == problem.costs.values(problem.objectives[1:], [problem.space.dense])[0, 0]
-    assert costs.min() == pytest.approx(problem.costs.values(problem.objectives[1:], [problem.space.narrowest])[0, 0])
+    assert costs.min() < 1.1 * problem.costs.values(problem.objectives[1:], [problem.space.narrowest])[0, 0]
     assert np.diff(np.sort(costs)).max() < 0.25 * np.ptp(costs)
-    few = np.sort(costs[4:10])  # any first part of the allocated ones is spread
-    assert np.ptp(few) > 0.9 * np.ptp(costs)
+    few = np.sort(costs[1:8])  # any first part of the allocated ones is spread
+    assert np.diff(few).max() < 0.5 * np.ptp(costs)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +46,8 @@ def test_all_but_the_dense_one_meet_the_constraints(constraints: tuple[str, ...]
     seeds = seeds_of(problem)
     assert (violations(problem, seeds)[1:] <= 0.0).all()
     assert sum(seed.origin == "uniform" for seed in seeds) == 3  # those that would not were led to what does
-    assert sum(seed.origin == "allocation" for seed in seeds) > 15
-    choices = np.array([problem.space.choice(seed.policy) for seed in seeds[4:]])
+    assert sum(seed.origin == "allocation" for seed in seeds) > 10
+    choices = np.array([problem.space.choice(seed.policy) for seed in seeds if seed.origin == "allocation"])
     free = landscape_problem(16, seed=1)
     kept = [seed for seed in seeds_of(free) if seed.origin == "allocation" and not violations(problem, [seed])[0]]
     assert len(choices) > len(kept)  # replaced, not dropped
@@ -98,8 +98,17 @@ def test_quality_alone_has_a_ladder() -> None:
     assert [seed.origin for seed in seeds_of(problem)] == ["dense", "uniform", "uniform", "uniform"]
 
 
-def test_spread_order() -> None:
-    assert spread_order(0).tolist() == []
-    assert spread_order(1).tolist() == [0]
-    assert spread_order(9).tolist()[:5] == [0, 8, 4, 2, 6]
-    assert sorted(spread_order(23).tolist()) == list(range(23))
+def test_the_first_places_of_a_front_cover_most_of_it() -> None:
+    cost = np.linspace(0.0, 1.0, 101)
+    damage = 100.0 * (1.0 - cost) ** 3
+    order = gain_order(damage, cost, 40)
+    assert len(set(order.tolist())) == 40
+    lost = np.log1p(damage / np.median(damage))
+    points = np.stack([lost / lost[0], cost], axis=1)
+    volumes = [hypervolume(points[order[:k]], [1.0, 1.0]) for k in (1, 2, 4, 40)]
+    assert volumes == sorted(volumes)
+    whole = hypervolume(points, [1.0, 1.0])
+    assert volumes[2] > 0.8 * whole
+    assert volumes[0] == pytest.approx(max(hypervolume(point[None], [1.0, 1.0]) for point in points))
+    assert sorted(gain_order(damage[:3], cost[:3], 9).tolist()) == [0, 1, 2]
+    assert gain_order(np.zeros(0), np.zeros(0), 4).tolist() == []
