@@ -9,7 +9,7 @@
 | `worker-kills`, `ray-kills` | worker processes, Ray's actors killed with -9 during a search | the trials of a search that was left alone; nothing lost, nothing twice but what was in hand |
 | `nodes` | nodes of a Ray cluster removed and added, during a search and during fine-tuning | the same |
 | `journal` | the journal cut at every byte of its last three records | it opens, and loses at most the record being written |
-| `disk-full` | no room in the middle of a trial | a message, exit status 1, and it goes on when there is room |
+| `disk-full`, `disk-full-tuning` | no room in the middle of a trial; for a checkpoint | a message, exit status 1, and it goes on when there is room |
 | `scaling` | 1, 2, 8, 32 workers and a cluster of four nodes, evaluations that sleep | 0.9 of linear at 8 workers; the driver under 10 % of a core at 50 trials a second |
 
 Exit status 1 where something does not hold.
@@ -34,7 +34,9 @@ from autoprune.core.files import write_json
 if TYPE_CHECKING:
     from benchmarks.survival_part import Finding, Options
 
-PARTS = ("driver-kills", "worker-kills", "ray-kills", "nodes", "journal", "disk-full", "scaling")
+PARTS = (
+    "driver-kills", "worker-kills", "ray-kills", "nodes", "journal", "disk-full", "disk-full-tuning", "scaling",
+)  # fmt: skip
 
 
 def run_part(name: str, options: Options) -> list[Finding]:
@@ -42,7 +44,8 @@ def run_part(name: str, options: Options) -> list[Finding]:
     from benchmarks import survival_files, survival_kills, survival_nodes, survival_scaling
 
     def both(options: Options) -> list[Finding]:
-        return [*survival_kills.driver_kills(options, 1), *survival_kills.driver_kills(options, 2)]
+        whole = survival_kills.left_alone(options)
+        return [finding for workers in (1, 2) for finding in survival_kills.driver_kills(options, workers, *whole)]
 
     parts: dict[str, Callable[[Options], list[Finding]]] = {
         "driver-kills": both,
@@ -51,6 +54,7 @@ def run_part(name: str, options: Options) -> list[Finding]:
         "nodes": survival_nodes.nodes,
         "journal": survival_files.journal,
         "disk-full": survival_files.disk_full,
+        "disk-full-tuning": survival_files.full_while_tuning,
         "scaling": survival_scaling.scaling,
     }
     return parts[name](options)

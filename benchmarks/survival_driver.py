@@ -1,11 +1,12 @@
-"""A whole run on a small network, in a process of its own, to be killed: `survival_driver RUN WORKERS`.
+"""A whole run on a small network, in a process of its own, to be killed: `survival_driver RUN WORKERS CHANGES`.
 
-Exit status as of `autoprune search`. Nothing in it is random but by the seed, and nothing is measured, so that two
-fronts can be compared byte by byte.
+CHANGES to `SEARCH` are JSON. Exit status as of `autoprune search`. Nothing in it is random but by the seed, and nothing
+is measured, so that two fronts can be compared byte by byte.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def run(folder: Path, executor: dict[str, Any], **changes: Any) -> ap.Front:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     try:
-        run(Path(sys.argv[1]), {"kind": "local", "workers": int(sys.argv[2])})
+        run(Path(sys.argv[1]), {"kind": "local", "workers": int(sys.argv[2])}, **json.loads(sys.argv[3]))
     except AutopruneError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(error.exit_code)

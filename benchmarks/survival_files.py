@@ -6,19 +6,22 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from autoprune.core.errors import AutopruneError
 from autoprune.search.backend import JOURNAL
 from autoprune.search.storage import TrialStorage
+from benchmarks import survival_driver
 from benchmarks.survival_part import Finding, Options, problem, searched
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = 3  # from the end, in which the journal is cut
 TRIALS = 60
-DISK_BYTES = 256 * 1024
+DISK_BYTES, RUN_BYTES = 256 * 1024, 32 * 1024 * 1024
 BLOCK = 4096
+SMALL: dict[str, Any] = {"trials": 10, "finetune": {"members": 2, "epochs": 2}}  # a whole run, short
 
 
 def journal(options: Options) -> list[Finding]:
@@ -67,6 +70,7 @@ def _numbers(run: Path) -> list[int]:
 SEARCH = """
 import sys
 from pathlib import Path
+from typing import Any
 from autoprune.core.errors import AutopruneError
 from benchmarks.survival_part import problem, searched
 if len(sys.argv) > 3:
@@ -120,12 +124,65 @@ def _out_of_room(run: Path, disk: Path, share: float, whole: Path) -> tuple[int,
 
 
 @contextmanager
-def _small_disk(folder: Path) -> Iterator[Path]:
+def _small_disk(folder: Path, size: int = DISK_BYTES) -> Iterator[Path]:
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True, check=False).returncode == 0
     try:
         yield folder
     finally:
         if mounted:
             subprocess.run(["umount", str(folder)], check=True)
+
+
+# ----------------------------------------------------------------------- while members are fine-tuned
+
+
+TUNE = """
+import sys
+from pathlib import Path
+from typing import Any
+from autoprune.core.errors import AutopruneError
+from benchmarks.survival_driver import run
+from benchmarks.survival_files import SMALL, fill
+if __name__ == "__main__":  # workers import this too
+    ballast = Path(sys.argv[2])
+    def filling(stage, done, total):
+        if stage == "fine-tune members":
+            fill(ballast)
+    try:
+        run(Path(sys.argv[1]), {"workers": 2}, progress=filling, **SMALL)
+    except AutopruneError as error:
+        sys.stderr.write(f"error: {error}\\n")
+        sys.exit(error.exit_code)
+"""
+
+
+def full_while_tuning(options: Options) -> list[Finding]:
+    """A disk that is full when workers write their first checkpoint: the same, and no member is lost by it."""
+    part = "disk-full-tuning"
+    expected = survival_driver.run(options.folder / "tuned-expected", {}, **SMALL)
+    with _small_disk(options.folder / "tuned-disk", RUN_BYTES) as disk:
+        if not os.path.ismount(disk):
+            return [Finding(part, "not run: this user may not mount a file system", 0)]
+        script = options.folder / "tune.py"
+        script.write_text(TUNE)
+        command = [sys.executable, str(script), str(disk / "run"), str(disk / "ballast")]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        (disk / "ballast").unlink()
+        found = survival_driver.run(disk / "run", {}, **SMALL)
+        same = (found.run / "front.csv").read_bytes() == (expected.run / "front.csv").read_bytes()
+    clear = "fine-tuning" in done.stderr and "No space left on device" in done.stderr and "make room" in done.stderr
+    return [
+        Finding(part, "exit status", done.returncode, "1", done.returncode == 1),
+        Finding(part, "message that says what to do", "yes" if clear else done.stderr[-500:], "yes", clear),
+        Finding(part, "front.csv as with room, byte by byte", "yes" if same else "NO", "yes", same),
+    ]
+
+
+def fill(ballast: Path) -> None:
+    """Write until nothing more fits."""
+    with suppress(OSError), ballast.open("ab", buffering=0) as file:
+        while True:
+            file.write(b"\0" * BLOCK)

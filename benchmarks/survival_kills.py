@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -26,21 +28,25 @@ MARK = "AUTOPRUNE_SURVIVAL"  # in the environment of drivers, and so of what the
 # ----------------------------------------------------------------------- the driver
 
 
-def driver_kills(options: Options, workers: int = 1) -> list[Finding]:
+def driver_kills(options: Options, workers: int, expected: Path, whole_s: float) -> list[Finding]:
     """A whole run (damage curves, search, fine-tuning, publishing), its driver killed at random moments.
 
     Moments are drawn from the time that an uninterrupted run takes once it has its folder. A run that is through before
     enough were killed is followed by another, of the same seed, in another folder.
+
+    Args:
+        options: how many.
+        workers: of the runs.
+        expected: an uninterrupted run.
+        whole_s: that it took.
     """
     part = f"driver-kills, {workers} worker{'s' if workers > 1 else ''}"
-    expected = options.folder / "driver-expected"
-    whole_s = _Driver(expected, 1).wait()
     rng = random.Random(options.seed)
     killed, runs = 0, [options.folder / f"driver-{workers}-0"]
     while killed < options.kills or not _published(runs[-1]):
         if _published(runs[-1]):
             runs.append(options.folder / f"driver-{workers}-{len(runs)}")
-        driver = _Driver(runs[-1], workers)
+        driver = _Driver(runs[-1], workers, options.changes)
         if killed < options.kills:
             killed += driver.kill_after(rng.uniform(0.0, whole_s))
         else:
@@ -59,12 +65,18 @@ def driver_kills(options: Options, workers: int = 1) -> list[Finding]:
     ]
 
 
+def left_alone(options: Options) -> tuple[Path, float]:
+    """An uninterrupted run with one worker, and the seconds it took."""
+    run = options.folder / "driver-expected"
+    return run, _Driver(run, 1, options.changes).wait()
+
+
 class _Driver:
     """A process that runs, or goes on with, a run."""
 
-    def __init__(self, run: Path, workers: int) -> None:
+    def __init__(self, run: Path, workers: int, changes: Mapping[str, Any]) -> None:
         self._run = run
-        command = [sys.executable, "-m", "benchmarks.survival_driver", str(run), str(workers)]
+        command = [sys.executable, "-m", "benchmarks.survival_driver", str(run), str(workers), json.dumps(changes)]
         environment = {**os.environ, MARK: str(os.getpid())}
         self._process = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -132,9 +144,9 @@ def worker_kills(options: Options) -> list[Finding]:
     return _killed(options, "worker-kills", ExecutorSettings("local", workers=4), _workers_alive)
 
 
-def ray_kills(options: Options) -> list[Finding]:
-    """The same on four actors of a Ray on this machine."""
-    return _killed(options, "ray-kills", ExecutorSettings("ray", workers=4), _actors_alive)
+def ray_kills(options: Options, address: str | None = None) -> list[Finding]:
+    """The same on four actors of a Ray on this machine, or of the cluster at an address."""
+    return _killed(options, "ray-kills", ExecutorSettings("ray", workers=4, address=address), _actors_alive)
 
 
 def _killed(

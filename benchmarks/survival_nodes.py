@@ -44,6 +44,11 @@ class Nodes:
         """For `ray.init`."""
         return str(self._cluster.address)
 
+    @property
+    def count(self) -> int:
+        """Of the nodes at the moment, the first left out."""
+        return len(self._nodes)
+
     def add(self) -> None:
         """One more node. Ray gives each 30 s to start, which a busy machine may not keep."""
         for attempt in range(1, ATTEMPTS + 1):
@@ -79,50 +84,51 @@ def cluster(count: int, cpus: int) -> Iterator[Nodes]:
 
 def nodes(options: Options) -> list[Finding]:
     """Nodes come and go during a search, then during fine-tuning."""
-    return [*searching(options), *finetuning(options)]
+    with cluster(3, 1) as running:
+        return [*searching(options, running), *finetuning(options, running)]
 
 
-def searching(options: Options) -> list[Finding]:
-    """Three workers on three nodes; one is removed at a tenth of the trials, one added at two tenths, and so on."""
+def searching(options: Options, running: Nodes, changes: int = 6) -> list[Finding]:
+    """As many workers as nodes; one is removed at a tenth of the trials, one added at two tenths, and so on."""
     part, trials = "nodes, search", 40 + 2 * options.kills
     log = options.folder / "nodes.log"
     expected = searched(problem(), options.folder / "nodes-expected", trials)
     given = problem(log, NAP_S)
-    changes = 0
-    with cluster(3, 1) as running:
+    changed = 0
 
-        def change(progress: Progress) -> None:
-            nonlocal changes
-            if progress.done >= trials * (changes + 1) / 10 and changes < 6:
-                (running.add if changes % 2 else running.remove)()
-                changes += 1
+    def change(progress: Progress) -> None:
+        nonlocal changed
+        if progress.done >= trials * (changed + 1) / 10 and changed < changes:
+            (running.add if changed % 2 else running.remove)()
+            changed += 1
 
-        settings = ExecutorSettings("ray", workers=3, address=running.address)
-        with open_executor(given.evaluator, settings) as executor:
-            found = searched(given, options.folder / "nodes", trials, executor, change)
-    in_hand = changes  # a node has one worker
-    return [Finding(part, "nodes removed and added", changes), *checks(part, found, expected, evaluated(log), in_hand)]
+    settings = ExecutorSettings("ray", workers=running.count, address=running.address)
+    with open_executor(given.evaluator, settings) as executor:
+        found = searched(given, options.folder / "nodes", trials, executor, change)
+    in_hand = changed  # a node has one worker
+    return [Finding(part, "nodes removed and added", changed), *checks(part, found, expected, evaluated(log), in_hand)]
 
 
-def finetuning(options: Options) -> list[Finding]:
-    """A whole run on two nodes, of which the one that has written a checkpoint is lost, and another comes."""
+def finetuning(options: Options, running: Nodes) -> list[Finding]:
+    """A whole run with a worker a node, of which one is lost once a checkpoint is written, and another comes."""
     from benchmarks.survival_driver import run
 
-    part, changes = "nodes, fine-tuning", {"finetune": {"members": 3, "epochs": 12}}
+    part = "nodes, fine-tuning"
+    changes = {**options.changes, "finetune": {"members": 3, "epochs": 12}}
     expected = run(options.folder / "finetune-expected", {"kind": "local", "workers": 1}, **changes)
     folder = options.folder / "finetune"
-    with cluster(2, 1) as running:
-        lost = _once_there(folder / "tuned", running)
-        added = False
+    lost = _once_there(folder / "tuned", running)
+    added = False
 
-        def replace(stage: str, finished: int, total: int) -> None:
-            nonlocal added  # here, as Ray starts nodes in the main thread only
-            if stage == "fine-tune members" and lost() and not added:
-                added = True
-                running.add()
+    def replace(stage: str, finished: int, total: int) -> None:
+        nonlocal added  # here, as Ray starts nodes in the main thread only
+        if stage == "fine-tune members" and lost() and not added:
+            added = True
+            running.add()
 
-        found = run(folder, {"kind": "ray", "workers": 2, "address": running.address}, progress=replace, **changes)
-        removed = lost() and added
+    settings = {"kind": "ray", "workers": running.count, "address": running.address}
+    found = run(folder, settings, progress=replace, **changes)
+    removed = lost() and added
     same = (found.run / "front.csv").read_bytes() == (expected.run / "front.csv").read_bytes()
     return [
         Finding(part, "node removed and another added, with a checkpoint there", "yes" if removed else "NO", "yes",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Options:
         workers: numbers of workers of the scaling part.
         folder: for what the parts write.
         seed: of the moments at which things are killed.
+        changes: to the whole run whose driver is killed (`survival_driver.SEARCH`).
     """
 
     kills: int
@@ -50,6 +51,7 @@ class Options:
     workers: tuple[int, ...]
     folder: Path
     seed: int = 0
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
 
 def problem(log: Path | None = None, nap_s: float = 0.0, variables: int = 12) -> SyntheticProblem:

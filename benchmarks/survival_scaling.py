@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from autoprune.search.backend import JOURNAL
 from autoprune.search.executors import Executor, ExecutorSettings, Job, open_executor
@@ -18,11 +19,12 @@ LINEAR = 0.9  # share of linear that 8 workers must reach
 CORE = 0.1  # share of a core that the driver may take at RATE trials a second
 RATE = 50.0
 STORED = 5_000  # trials of the run that is opened again
+MANY: dict[str, Any] = {"overlap": True, "batch": 64}  # what docs/running.md advises for many workers
 
 
 def scaling(options: Options) -> list[Finding]:
     """Trials a second and the driver's processor time, by number of workers, local and on a cluster of four nodes."""
-    found = []
+    found = [Finding("scaling", "search settings", ", ".join(f"{name}: {value}" for name, value in MANY.items()))]
     for workers in options.workers:
         found += _measured(options, f"local, {workers}", ExecutorSettings("local", workers=workers))
     with cluster(4, 2) as nodes:
@@ -36,7 +38,7 @@ def _measured(options: Options, name: str, settings: ExecutorSettings) -> list[F
     run = options.folder / f"scaling-{name.replace(', ', '-').replace(' ', '-')}"
     with _ready(given.evaluator, settings) as executor:
         wall, processor = time.monotonic(), time.process_time()
-        found = searched(given, run, trials, executor)
+        found = searched(given, run, trials, executor, **MANY)
         wall, processor = time.monotonic() - wall, time.process_time() - processor
     evaluations = sum(trial.evaluated for trial in found)
     rate = evaluations / wall

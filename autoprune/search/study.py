@@ -216,7 +216,7 @@ class _Search:
     def _advance(self) -> None:
         """Close batches that are finished, recorded ones included, and propose those that are due.
 
-        In this order for each number of closed batches, wherever a search is interrupted: first all that is due.
+        What is due goes first, so that a batch is proposed from the same earlier ones wherever a search was stopped.
         """
         while not self._stopping():
             if self._schedule.due:

@@ -126,8 +126,10 @@ def test_profile_show(finished: Project, capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_interrupted_and_started_again(tmp_path: Path, measured_profile: Path, finished: Project) -> None:
+    """In a process of its own, then on in this one, beside a run that nobody interrupted."""
+    search = {"trials": 60, "sampler": "random"}
     project = make_project(tmp_path, "user_project_interrupted", measured_profile)
-    config = project.config(search={"trials": 60, "sampler": "random"})
+    config = project.config(search=search)
     command = [sys.executable, "-m", "autoprune", "search", str(config), "--json"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as first:
@@ -142,13 +144,9 @@ def test_interrupted_and_started_again(tmp_path: Path, measured_profile: Path, f
     assert first.returncode == 130, errors
     assert errors.splitlines()[-1] == "stopped: interrupted; start the same command again to resume"
     assert "Traceback" not in errors
-    again = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert again.returncode == 0, again.stderr
-    straight = make_project(tmp_path / "straight", "user_project_interrupted", measured_profile)
-    config = straight.config(search={"trials": 60, "sampler": "random"})
-    command = [sys.executable, "-m", "autoprune", "search", str(config), "--json"]
-    whole = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert whole.returncode == 0, whole.stderr
+    straight = make_project(tmp_path / "straight", "user_project_straight", measured_profile)
+    for path in (config, straight.config(search=search)):
+        assert run(["search", str(path), "--json"]) == 0
     assert evaluated(tmp_path / "run") == evaluated(straight.folder / "run")
 
 

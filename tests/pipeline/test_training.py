@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.core.errors import Failure, InputError
+from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.graph.policy import SparsityPolicy
 from autoprune.pipeline.problem import SearchSettings
 from autoprune.pipeline.training import SHORT, Trained, train
@@ -151,3 +152,20 @@ def test_where_every_short_training_fails_that_is_what_comes_back(tmp_path: Path
 def test_fewer_candidates_than_members_are_refused() -> None:
     with pytest.raises(InputError, match="expected candidates of at least as many as members, 8, got 5"):
         SearchSettings(candidates=5)
+
+
+def test_a_full_disk_is_not_the_members_fault(tmp_path: Path) -> None:
+    """As far as a limit on the size of files can stand for one."""
+    whole, _ = trained(tmp_path / "whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, before[1]))
+    try:
+        with pytest.raises(
+            AutopruneError, match=r"cannot write .*\.checkpoint: File too large\. .* make room, and start"
+        ):
+            trained(tmp_path / "run")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    again, executor = trained(tmp_path / "run")
+    assert len(executor.jobs) == 2
+    assert equal(whole, again)
