@@ -96,7 +96,7 @@ class RunRecord(Record):
     WHAT: ClassVar[str] = "run record"
 
     name: str = ""
-    metrics: Texts = ("accuracy",)
+    metrics: Annotated[Texts, Field(min_length=1)] = ("accuracy",)
     minimize: Texts = ()
     objectives: Texts = ("error", "latency_p50")
     constraints: Texts = ()

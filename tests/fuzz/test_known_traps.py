@@ -14,7 +14,10 @@ import onnx
 import pytest
 import torch
 
+from autoprune.artifacts.front import load_front
 from autoprune.artifacts.ranking import compare_damage
+from autoprune.artifacts.report.data import load_report_data
+from autoprune.artifacts.report.page import render
 from autoprune.callables import load_model
 from autoprune.config import resolve
 from autoprune.core.errors import InputError, shortened, unknown_name
@@ -25,13 +28,15 @@ from autoprune.graph.run import resolve_target
 from autoprune.hardware.importers.named import Report, timings_of
 from autoprune.hardware.importers.profile import named_kernels
 from autoprune.hardware.kit.contents import read_contents
+from autoprune.hardware.kit.importing import import_kit
 from autoprune.hardware.profile import load_profile
 from autoprune.hardware.runtimes.model import Model
 from autoprune.search.rules import read_rules
 from autoprune.search.storage import TrialStorage
 from tests.fuzz.hardware import kit_files
 from tests.fuzz.mutations import gzip_bomb, packed
-from tests.fuzz.runs import journal_files
+from tests.fuzz.reader import write_files
+from tests.fuzz.runs import journal_files, run_files
 from tests.fuzz.tensors import exported
 from tests.fuzz.texts import traits
 from tests.hardware.importers.files import small_graph
@@ -137,6 +142,33 @@ def test_a_journal_whose_last_two_records_are_damaged(tmp_path: Path) -> None:
     (tmp_path / "journal.log").write_bytes(journal_files()["journal.log"] + b"torn\nand torn\n")
     with pytest.raises(InputError, match="got several that are none"):
         TrialStorage(tmp_path, ("a", "b"), (3, 4), ("error", "latency_p50"), None)
+
+
+def _run_with(folder: Path, **changes: object) -> Path:
+    write_files(folder, run_files())
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | changes))
+    return folder
+
+
+def test_a_run_of_no_metric(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"metrics: .*at least 1 item"):
+        load_front(_run_with(tmp_path / "run", metrics=[]))
+
+
+def test_a_run_of_which_no_row_has_its_metric(tmp_path: Path) -> None:
+    page = render(load_report_data(_run_with(tmp_path / "run", metrics=["another"])))
+    assert "<table" in page
+
+
+def test_versions_of_a_tool_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    files = dict(kit_files())
+    log = next(name for name in files if name.startswith("logs/") and name.endswith(".log"))
+    files[log] = files[log].replace(b"#tool ", b"#tool \x1b[2J")
+    write_files(tmp_path / "kit", files)
+    with pytest.raises(InputError, match="expected logs of one version of the tool") as caught:
+        import_kit(tmp_path / "kit")
+    assert str(caught.value).isprintable()
 
 
 # --------------------------------------------------------------------------- archives

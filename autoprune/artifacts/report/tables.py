@@ -158,7 +158,7 @@ def budget_table(data: ReportData, view: View) -> str:
     """The staircase of one view as a table: the same that the slider shows."""
     steps = staircase(data, view)
     body = []
-    for step, after in zip(steps, [*steps[1:], None], strict=True):
+    for step, after in zip(steps, [*steps[1:], None], strict=False):  # nothing where no row has both numbers
         until = f" to {escape(format_us(after.latency_us))}" if after else " or more"
         kind = "measured" if step.row.get(view.measured) is not None else "predicted"
         params = number(step.row.get("params"))

@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autoprune.core.errors import InputError
+from autoprune.core.errors import InputError, shortened
 from autoprune.hardware.kit.contents import Contents
 from autoprune.hardware.kit.manifest import LOG_FILE, LOGS, Manifest
 from autoprune.hardware.kit.tools import SessionTimes, Tool, tool_for
 
 _HEAD = re.compile(r"#kit (?P<kit>\S+)\n#log (?P<log>\S+)\n#tool (?P<tool>[^\n]*)\n#unit (?P<unit>\S+)\n")
+MOST_TOLD = 4  # versions that a message tells of
 _END = re.compile(r"#end (\d+)\n?\Z")
 
 
@@ -63,7 +64,8 @@ def read_logs(contents: Contents, manifest: Manifest) -> Logs:
             )
         times[name] = parsed
     if len(ran) > 1:
-        told = "; ".join(f"{version} in {path}" for version, path in sorted(ran.items()))
+        found = sorted(ran.items())[:MOST_TOLD]
+        told = "; ".join(f"{shortened(version)} in {path}" for version, path in found)
         raise InputError(
             f"kit {contents.place}: expected logs of one version of the tool, got {told}. Remove {LOGS}/ and "
             "environment.txt and run the kit again."
