@@ -64,8 +64,8 @@ def read_logs(contents: Contents, manifest: Manifest) -> Logs:
             )
         times[name] = parsed
     if len(ran) > 1:
-        found = sorted(ran.items())[:MOST_TOLD]
-        told = "; ".join(f"{shortened(version)} in {path}" for version, path in found)
+        some = sorted(ran.items())[:MOST_TOLD]
+        told = "; ".join(f"{shortened(version)} in {path}" for version, path in some)
         raise InputError(
             f"kit {contents.place}: expected logs of one version of the tool, got {told}. Remove {LOGS}/ and "
             "environment.txt and run the kit again."
