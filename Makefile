@@ -4,6 +4,8 @@ PYTHON ?= python3.11
 TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+# Processes that share the tests, a file at a time; 0 runs them in one. One thread of torch each.
+WORKERS ?= 0
 
 .PHONY: install light demo test check format wheel clean
 
@@ -27,7 +29,7 @@ demo: light
 	$(BIN)/autoprune demo
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 check: install
 	$(BIN)/ruff check .

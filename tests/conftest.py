@@ -24,6 +24,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests first: of processes that share the files, none is alone with one of those at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow") or item.get_closest_marker("ray")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def measured_profile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A profile of the model in `tests/project.py`, measured on this machine through the command line."""
