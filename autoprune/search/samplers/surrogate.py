@@ -37,6 +37,7 @@ BASES = 4  # policies that costs are linearised around
 POOL = 32  # allocations kept of each base, cost and shake
 SHAKES = (0.0, 0.4)  # how much damage is perturbed, in logarithms, so that allocations differ
 ALLOCATED = 3  # costs at most that policies are allocated for
+USEFUL = 0.8  # of the way from the best quality to the worst: beyond, a policy is worth nothing, however fast
 DP_FRONT = 128  # partial solutions kept there
 
 
@@ -260,8 +261,8 @@ class Surrogate:
         values, costs = front.values[:, self._uncertain], front.values[:, self._rest]
         if not informed:
             values, costs = values[:0], costs[:0]
-        seen = values if len(values) else found.quantiles.reshape(-1)
-        limit = float(seen.max() + 0.1 * np.ptp(seen) + 1e-12) if len(seen) else 0.0
+        seen = self._known.values[:, self._uncertain] if len(values) else found.quantiles.reshape(-1)
+        limit = float(seen.min() + USEFUL * np.ptp(seen)) if len(seen) else 0.0
         every = np.concatenate([costs, found.costs])
         bounds = np.stack([every.min(axis=0), every.max(axis=0)]) if len(every) else np.zeros((2, every.shape[1]))
         return Improvement(costs, values, limit, bounds)
