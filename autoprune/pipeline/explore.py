@@ -114,16 +114,14 @@ def explore(
         overlap=settings.overlap,
         batch=settings.batch,
     )
-    seeds, prior, later = opening_seeds(problem), None, Later(most_allocated(problem, settings), work_out)
-    if settings.damage_points == 0:  # predicted at once: nothing has to be evaluated meanwhile
-        seeds, prior, later = make_seeds(problem, damage(), settings), make_prior(problem, known[-1]), None
+    known_at_once = settings.damage_points == 0  # predicted: nothing has to be evaluated meanwhile
     found = run_search(
         problem,
         executor,
         wanted,
-        seeds=seeds,
-        prior=prior,
-        later=later,
+        seeds=make_seeds(problem, damage(), settings) if known_at_once else opening_seeds(problem),
+        prior=make_prior(problem, known[-1]) if known_at_once else None,
+        later=None if known_at_once else Later(most_allocated(problem, settings), work_out),
         folder=problem.run,
         progress=report,
         lock=lock,

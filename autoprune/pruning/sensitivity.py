@@ -72,7 +72,8 @@ def _lost(problem: LeastSquares, order: Indices) -> tuple[Floats, float]:
     ranks = rank[problem.units]
     sequence = torch.from_numpy(np.argsort(ranks, kind="stable"))
     energies = _energies(problem, sequence).numpy()
-    found = np.bincount(1 + ranks[sequence.numpy()], energies, minlength=len(order) + 1)
+    found = np.zeros(len(order) + 1)
+    np.add.at(found, 1 + ranks[sequence.numpy()], energies)
     return found[1:], float(energies.sum())
 
 
