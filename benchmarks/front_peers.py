@@ -88,15 +88,15 @@ class TorchPruning:
         """
         if not self.recalibrate:
             return pruned
-        seen = {}
+        seen: dict[str, Tensor] = {}
         for name, anchor in bench.anchors.items():
             seen |= {f"{name}.running_mean": anchor.seen_mean, f"{name}.running_var": anchor.seen_variance}
         left = dict(self._small(bench, setting, gradients, seen).named_buffers())
         found = {}
         for name, norm in pruned.named_modules():
             if name in bench.anchors:
-                own = [norm.get_buffer(which).clone() for which in ("running_mean", "running_var")]
-                found[name] = Anchor(*own, left[f"{name}.running_mean"], left[f"{name}.running_var"])
+                mean, variance = (norm.get_buffer(which).clone() for which in ("running_mean", "running_var"))
+                found[name] = Anchor(mean, variance, left[f"{name}.running_mean"], left[f"{name}.running_var"])
         recalibrate(pruned, bench.calibration, found)
         return pruned
 

@@ -88,7 +88,7 @@ class ClassModel(_Model):
     def roofline_us(self, shapes: Shapes, units: int) -> Floats:
         """Times without neighbours.  # (m,)"""
         weights = np.array([self.overhead_us, self.us_per_flop, self.us_per_byte])
-        return np.maximum(self.terms(shapes, units) @ weights, LEAST_US)
+        return np.asarray(np.maximum(self.terms(shapes, units) @ weights, LEAST_US))
 
 
 class AnalyticalModel(_Model):

@@ -89,6 +89,8 @@ class DamageCurves:
             raise InputError(
                 f"damage curves: expected dense_loss and curves of name, rise, measured, got {error!r}."
             ) from error
+        if not all(math.isfinite(rise) for _, rises, _ in curves for rise in rises):
+            raise InputError("damage curves: expected finite rises, got others. Measure them anew.")
         if [(name, len(rise)) for name, rise, _ in curves] != [(v.name, len(v.widths)) for v in space.variables]:
             raise InputError("damage curves: expected those of this search space, got others. Measure them anew.")
         return cls(

@@ -52,7 +52,7 @@ def trained_statistics() -> tuple[nn.Sequential, nn.Sequential, torch.Tensor]:
     recalibrate(dense, [x])
     other = copy.deepcopy(dense)
     with torch.no_grad():
-        other[0].weight[:, :, 0, 0] = 0.0  # type: ignore[index]
+        other.get_parameter("0.weight")[:, :, 0, 0] = 0.0
     return dense.eval(), other.eval(), x
 
 
