@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -164,7 +165,11 @@ def _killed(
 
 @contextmanager
 def _killer(alive: Callable[[], list[psutil.Process]], log: Path, options: Options) -> Iterator[list[int]]:
-    """A thread that kills a random worker after every few evaluations; the list of those killed."""
+    """A thread that kills a random worker after every few evaluations; the list of those killed.
+
+    None that does what another lost: a policy that loses two workers is recorded as failed, as it should be, and the
+    search would not be like one that was left alone.
+    """
     killed: list[int] = []
     done = threading.Event()
     rng = random.Random(options.seed)
@@ -173,7 +178,8 @@ def _killer(alive: Callable[[], list[psutil.Process]], log: Path, options: Optio
         wait_for = 4
         while len(killed) < options.kills and not done.wait(rng.uniform(0.0, NAP_S)):
             begun = len(evaluated(log))
-            victims = alive() if begun >= wait_for else []
+            again = _doing_again(log)
+            victims = [worker for worker in alive() if worker.pid not in again] if begun >= wait_for else []
             if victims:
                 victim = rng.choice(victims)
                 victim.kill()
@@ -187,6 +193,15 @@ def _killer(alive: Callable[[], list[psutil.Process]], log: Path, options: Optio
     finally:
         done.set()
         thread.join()
+
+
+def _doing_again(log: Path) -> set[int]:
+    """Processes whose last evaluation was begun before, by another."""
+    path = Path(f"{log}.workers")
+    lines = [line.split() for line in path.read_text().splitlines()] if path.is_file() else []
+    begun = Counter(line[1] for line in lines if len(line) == 2)
+    last = {int(line[0]): line[1] for line in lines if len(line) == 2}
+    return {pid for pid, number in last.items() if begun[number] > 1}
 
 
 def _workers_alive() -> list[psutil.Process]:

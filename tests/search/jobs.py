@@ -139,6 +139,8 @@ class SyntheticEvaluator:
         if self.log is not None:
             with open(self.log, "a", encoding="utf-8") as file:
                 file.write(f"{number} {' '.join(str(policy[g]) for g in sorted(policy))}\n")
+            with open(f"{self.log}.workers", "a", encoding="utf-8") as file:
+                file.write(f"{os.getpid()} {number}\n")
         time.sleep(self.nap_s)
         if number in self.fails:
             return Failure("diverged", f"loss is inf in trial {number}")
