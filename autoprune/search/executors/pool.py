@@ -62,9 +62,9 @@ class Feed:
         self._none_yet = job is None
         return Assignment(job) if isinstance(job, Job) else None
 
-    def lost(self, assignment: Assignment, why: Failure) -> tuple[int, Failure] | None:
-        """Take back a job whose worker is gone: to be tried again, or a failure after its last attempt."""
-        if assignment.attempt < MAX_ATTEMPTS:
+    def lost(self, assignment: Assignment, why: Failure, attempts: int = MAX_ATTEMPTS) -> tuple[int, Failure] | None:
+        """Take back a job whose worker is gone: to be tried again, or a failure after so many attempts."""
+        if assignment.attempt < attempts:
             self._lost.append(Assignment(assignment.job, assignment.attempt + 1))
             return None
         return assignment.job.id, replace(why, message=f"{why.message}; tried {assignment.attempt} times")

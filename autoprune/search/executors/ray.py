@@ -25,6 +25,7 @@ from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors.executor import ExecutorSettings, Job, limit_threads
 from autoprune.search.executors.memory import Outgrown, outgrown, perform_within
 from autoprune.search.executors.pool import (
+    MAX_ATTEMPTS,
     MAX_FAILED_STARTS,
     START_TIMEOUT_S,
     Assignment,
@@ -92,7 +93,8 @@ class Handle:
 class RayExecutor(Pool[Handle]):
     """Jobs on actors of a running Ray, or of one started for this executor on this machine, bound to 127.0.0.1.
 
-    Ray restarts actors that die; the job one had in hand is tried once more, on whichever is idle first.
+    Ray restarts actors that die; the job one had in hand is tried again, on whichever is idle first. Twice at most,
+    once more than on one machine: Ray tells of a death seconds later, so a job may be given to the dead and never begin.
 
     Raises:
         InputError: the context cannot be pickled, or there is no Ray at the address.
@@ -163,7 +165,7 @@ class RayExecutor(Pool[Handle]):
             result = Failure(type(error.cause).__name__, str(error.cause))
         except ray.exceptions.RayError as error:
             self._revive(handle, error)
-            return None if assignment is None else feed.lost(assignment, died(_first_line(error)))
+            return None if assignment is None else feed.lost(assignment, died(_first_line(error)), MAX_ATTEMPTS + 1)
         if assignment is not None and isinstance(result, Outgrown):
             handle.waits_for = self._ping(handle.actor)
             return feed.lost(assignment, result.failure)
