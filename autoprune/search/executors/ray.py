@@ -94,7 +94,7 @@ class RayExecutor(Pool[Handle]):
     """Jobs on actors of a running Ray, or of one started for this executor on this machine, bound to 127.0.0.1.
 
     Ray restarts actors that die; the job one had in hand is tried again, on whichever is idle first. Twice at most,
-    once more than on one machine: Ray tells of a death seconds later, so a job may be given to the dead and never begin.
+    once more than on one machine: Ray tells of a death seconds later, so a job may be given to one that is dead.
 
     Raises:
         InputError: the context cannot be pickled, or there is no Ray at the address.
