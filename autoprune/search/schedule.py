@@ -11,7 +11,6 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from autoprune.search.proposals import Proposal
-from autoprune.search.trial import Choice
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,11 +84,6 @@ class Schedule:
         firsts = len(self._firsts)
         wanted = max(firsts, self._place - 1) if self._overlap and self._place > firsts else self._place
         return self.goes_on and self.told == wanted
-
-    @property
-    def pending(self) -> list[Choice]:
-        """What is evaluated at the moment, as far as the next batch is concerned."""
-        return [proposal.choice for batch in self._open for proposal in batch.chosen]
 
     def end(self) -> None:
         """Propose no more; what was proposed is finished."""
