@@ -5,7 +5,7 @@ TORCH  ?= torch==2.13.0
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 # Processes that share the tests, a file at a time; 0 runs them in one. One thread of torch each.
-WORKERS ?= 0
+WORKERS ?= 2
 
 .PHONY: install light demo test check format wheel clean
 

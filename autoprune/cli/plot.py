@@ -8,6 +8,7 @@ from dataclasses import dataclass
 LEAST_WIDTH = 34
 MOST_WIDTH = 100
 HEIGHT = 14
+LEAST_SPAN = 1e-300  # numbers nearer to each other than this cannot be told apart by division
 
 
 @dataclass(frozen=True)
@@ -119,5 +120,8 @@ def _ends(left: str, title: str, right: str, columns: int) -> str:
 def _range(values: Sequence[float]) -> tuple[float, float]:
     """The values' range, a little wider so that no mark lies on the frame."""
     low, high = min(values), max(values)
-    span = (high - low) or abs(high) or 1.0
+    size = max(abs(low), abs(high))
+    span = high - low
+    if not span > max(1e-12 * size, LEAST_SPAN):  # all alike, as far as can be drawn
+        span = size if size > LEAST_SPAN else 1.0
     return low - 0.05 * span, high + 0.05 * span

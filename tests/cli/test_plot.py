@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from autoprune.cli.plot import ASCII, HEIGHT, LEAST_WIDTH, UNICODE, Axis, Point, glyphs, scatter
@@ -48,6 +48,8 @@ def test_what_an_encoding_can_show(encoding: str | None, drawn: object) -> None:
 NUMBERS = st.floats(-1e12, 1e12, allow_nan=False)
 
 
+@example([(0.0, 0.0, "1"), (0.0, 5e-324, "1")], LEAST_WIDTH)  # nearer than division can tell
+@example([(1.0, 1.0, "1"), (1.0 + 2.0**-52, 1.0, "1")], LEAST_WIDTH)
 @given(
     st.lists(st.tuples(NUMBERS, NUMBERS, st.text("m123", min_size=1, max_size=9)), min_size=1, max_size=30),
     st.integers(LEAST_WIDTH, 130),
