@@ -101,10 +101,6 @@ class Constraint:
             return math.ulp(1.0)
         return over / (abs(self.value) or 1.0)
 
-    def met(self, value: float) -> bool:
-        """Whether `value` meets it."""
-        return self.violation(value) <= 0.0
-
 
 def parse_where(text: str, columns: Collection[str] | None = None) -> Condition:
     """Parse an expression over columns, such as `latency_p50 <= 5ms and (size <= 4MB or accuracy > 97%)`.

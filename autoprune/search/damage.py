@@ -60,11 +60,6 @@ class DamageCurves:
             total += table[levels[:, column]]
         return total
 
-    def sensitivity(self) -> dict[str, float]:
-        """Variables -> rise at the narrowest level, the most sensitive first."""
-        rises = {name: float(table[0]) for name, table in zip(self.names, self.tables, strict=True)}
-        return dict(sorted(rises.items(), key=lambda item: -item[1]))
-
     def to_data(self) -> dict[str, Any]:
         """As JSON data."""
         curves = [

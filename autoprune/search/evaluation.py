@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -170,20 +169,6 @@ class Evaluator:
             if found is not None:
                 return str(found)
         return f"'{self.task.metric}' is the same for every part of the split"
-
-    def check_picklable(self) -> None:
-        """Whether worker processes can be given this evaluator.
-
-        Raises:
-            InputError: something in the task or the model cannot be pickled; says what to do.
-        """
-        try:
-            pickle.dumps(self)
-        except Exception as error:
-            raise InputError(
-                f"the task or model cannot be sent to worker processes ({type(error).__name__}: {error}). Define "
-                "losses, metrics and datasets at the top level of a module (no lambdas), or use one local worker."
-            ) from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_read": None}

@@ -61,7 +61,6 @@ def test_curves_recover_an_additive_loss(space: SearchSpace) -> None:
     true = np.array([float(loss) - 0.5 for loss in quadratic([space.policy(c) for c in choices]) if loss])  # type: ignore[arg-type]
     np.testing.assert_allclose(curves.predict(choices), true, atol=0.03)
     assert spearman_rho(curves.predict(choices).tolist(), true.tolist()) > 0.995
-    assert list(curves.sensitivity()) == ["block1.conv1", "block2.conv1", "stem"]
 
 
 def test_curves_never_rise_with_width_and_end_at_zero(space: SearchSpace) -> None:
@@ -85,7 +84,6 @@ def test_failed_cuts_count_as_worse_than_any_other(space: SearchSpace) -> None:
         ]
 
     curves = damage_curves(space, breaks)
-    assert next(iter(curves.sensitivity())) == "stem"
     assert curves.tables[0][0] > max(curves.tables[1][0], curves.tables[2][0])
 
 
