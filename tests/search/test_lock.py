@@ -22,8 +22,8 @@ from pathlib import Path
 from autoprune.search.lock import FolderLock
 lock = FolderLock(Path(sys.argv[1]))
 child = os.fork() if sys.argv[2] == "forks" else 0
-if child or sys.argv[2] != "forks":
-    print(child, flush=True)
+if not child:  # the forked one tells of itself, once it has let go
+    print(os.getpid() if sys.argv[2] == "forks" else 0, flush=True)
 time.sleep(600)
 """
 
