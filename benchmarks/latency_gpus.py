@@ -76,10 +76,8 @@ def scatter(rows: Sequence[KernelRow], size: str) -> dict[str, float]:
     """
     shapes = Shapes.of([shape_of(Kernel(row.family, row.sizes)) for row in rows])
     logs = np.log(np.array([row.p50_us for row in rows]) / shapes.flops)
-    places, fixed = (
-        np.log(getattr(shapes, size)),
-        [name for name in ("batch", "rows", "inner", "columns") if name != size],
-    )
+    places = np.log(getattr(shapes, size))
+    fixed = [name for name in ("batch", "rows", "inner", "columns") if name != size]
     _, group = np.unique(np.column_stack([getattr(shapes, name) for name in fixed]), axis=0, return_inverse=True)
     order = np.lexsort((places, group.ravel()))
     before, own, after = order[:-2], order[1:-1], order[2:]

@@ -90,18 +90,16 @@ def explore(
         progress: called with (stage, done, total).
         lock: of the run folder, where the caller holds it.
     """
+    predicted = settings.damage_points == 0  # then nothing has to be evaluated while damage is measured
     known: list[DamageCurves] = []
 
     def report(found: Report) -> None:
         progress("search policies", found.done, found.trials)
 
-    def damage() -> DamageCurves:
-        known.append(run_damage(problem, settings, executor, progress, pruner))
-        return known[-1]
-
     def work_out() -> tuple[list[Seed], Prior]:
-        curves = damage()
-        return allocated_seeds(problem, curves, settings), make_prior(problem, curves)
+        known.append(run_damage(problem, settings, executor, progress, pruner))
+        seeds = make_seeds if predicted else allocated_seeds
+        return seeds(problem, known[-1], settings), make_prior(problem, known[-1])
 
     wanted = StudySettings(
         trials=settings.trials,
@@ -114,14 +112,14 @@ def explore(
         overlap=settings.overlap,
         batch=settings.batch,
     )
-    known_at_once = settings.damage_points == 0  # predicted: nothing has to be evaluated meanwhile
+    seeds, prior = work_out() if predicted else (opening_seeds(problem), None)
     found = run_search(
         problem,
         executor,
         wanted,
-        seeds=make_seeds(problem, damage(), settings) if known_at_once else opening_seeds(problem),
-        prior=make_prior(problem, known[-1]) if known_at_once else None,
-        later=None if known_at_once else Later(most_allocated(problem, settings), work_out),
+        seeds=seeds,
+        prior=prior,
+        later=None if predicted else Later(most_allocated(problem, settings), work_out),
         folder=problem.run,
         progress=report,
         lock=lock,

@@ -17,7 +17,14 @@ from autoprune.graph.dimension import Indices, indices, units_of
 from autoprune.graph.policy import UnitOrder
 from autoprune.pruning.consumers import Consumer
 from autoprune.pruning.gram import Moments
-from autoprune.pruning.obs import LeastSquares, damped, damping_for, prefix_reconstruction, reconstruction
+from autoprune.pruning.obs import (
+    LeastSquares,
+    column_ranks,
+    damped,
+    damping_for,
+    prefix_reconstruction,
+    reconstruction,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +57,7 @@ class Compensation:
             return self
         (group,) = self.consumer.groups
         units = units_of(self.consumer.dimension, group)
-        rank = np.full(orders[group].order.size + 1, -1)  # the last: columns of no unit, which always stay
-        rank[orders[group].order] = np.arange(orders[group].order.size)
-        sequence = torch.from_numpy(np.argsort(rank[units], kind="stable"))
+        sequence = torch.from_numpy(np.argsort(column_ranks(units, orders[group].order), kind="stable"))
         gram = self.gram[:, sequence[:, None], sequence]
         return replace(self, gram=torch.linalg.cholesky(gram), sequence=sequence)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -83,7 +84,7 @@ class _Elimination:
         spread = torch.zeros_like(gram)
         for problem in problems:
             own = torch.zeros_like(gram)
-            for rows in torch.split(problem.rows, _ROWS, dim=1):
+            for rows in torch.split(problem.rows, ROWS, dim=1):
                 rows = rows.double()
                 own.baddbmm_(rows.mT, rows)
             energy = float((own * gram).sum())
@@ -145,7 +146,7 @@ class _Energy:
     def of(problem: LeastSquares, size: int) -> _Energy:
         """The start, from a consumer whose Gram matrix is known on its diagonal only."""
         spread = torch.zeros_like(problem.gram)
-        for rows in torch.split(problem.rows, _ROWS, dim=1):
+        for rows in torch.split(problem.rows, ROWS, dim=1):
             spread += rows.double().square().sum(dim=1)
         share = (spread * problem.gram).sum(dim=0)  # (columns,)
         cost = share[_columns(problem.units, size)].sum(dim=1)
@@ -166,7 +167,22 @@ class _Energy:
         """Nothing to forget."""
 
 
-_ROWS = 8192  # of weights converted to float64 at a time
+ROWS = 8192  # of weights converted to float64 at a time
+
+
+def column_ranks(units: Indices, order: Indices) -> Indices:
+    """At which place of an order each column's unit is kept; -1 for columns of no unit, which always stay.
+
+    Args:
+        units: as in `LeastSquares`.
+        order: units, the ones to keep longest first.  # (size,) int64
+
+    Returns:
+        Ranks.  # (columns,) int64
+    """
+    rank = np.full(len(order) + 1, -1)  # the last: of no unit
+    rank[order] = np.arange(len(order))
+    return np.asarray(rank[units])
 
 
 def _columns(units: Indices, size: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from autoprune.core.errors import InputError
 from autoprune.graph import DependencyGraph, UnitOrder
-from autoprune.graph.dimension import indices
+from autoprune.graph.dimension import Indices, indices
 from autoprune.graph.module import TracedModule
 from autoprune.pruning.criteria import Evidence, criteria
 from autoprune.pruning.criteria.magnitude import magnitude_order
@@ -105,19 +105,20 @@ class Pruner:
             InputError: a policy that does not fit the graph.
         """
         module = self.slice(policy)
-        if self._recalibrate:
-            recalibrate(module, self._batches(samples), self._anchored(module.widths, samples))
+        if self._recalibrate and running_norms(module):
+            batches = self._calibration if samples is None else _first(self._calibration, samples)
+            if samples not in self._anchors:
+                self._anchors[samples] = anchors(self.graph.module().clone_tensors(), batches)
+            recalibrate(module, batches, self._anchored(self._kept(module.widths), samples))
         return module
 
-    def _batches(self, samples: int | None) -> Sequence[Any]:
-        """What batch norms are re-estimated on."""
-        return self._calibration if samples is None else _first(self._calibration, samples)
+    def _kept(self, widths: Mapping[str, int]) -> dict[str, Indices]:
+        """Groups that are cut -> the units that stay."""
+        groups = self.graph.groups
+        return {name: self.orders[name].kept(width) for name, width in widths.items() if width < groups[name].size}
 
-    def _anchored(self, widths: Mapping[str, int], samples: int | None) -> dict[str, Anchor]:
-        """The dense model's batch norms as seen on the same samples, at the units that are kept."""
-        if samples not in self._anchors:
-            self._anchors[samples] = anchors(self.graph.module().clone_tensors(), self._batches(samples))
-        kept = {name: self.orders[name].kept(width) for name, width in widths.items()}
+    def _anchored(self, kept: Mapping[str, Indices], samples: int | None) -> dict[str, Anchor]:
+        """The dense model's batch norms as seen on so many samples, at the units that are kept."""
         values = self.graph.program.values
         found = {}
         for name, anchor in self._anchors[samples].items():
@@ -150,11 +151,9 @@ class Pruner:
 
     def slice(self, policy: Mapping[str, int]) -> TracedModule:
         """As `build`, with the batch norms' dense statistics."""
-        groups = self.graph.groups
         checked = self.graph.check(policy)
-        cut = {name: width for name, width in checked.items() if width < groups[name].size}
-        kept = {name: self.orders[name].kept(width) for name, width in cut.items()}
-        weights = self._repairs.weights(cut) if self._repairs is not None else {}
+        kept = self._kept(checked)
+        weights = self._repairs.weights({name: checked[name] for name in kept}) if self._repairs is not None else {}
         return self.graph.module(kept=kept, weights=weights).clone_tensors()
 
 

@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 
 from autoprune.graph.dimension import Indices
-from autoprune.pruning.obs import LeastSquares
+from autoprune.pruning.obs import ROWS, LeastSquares, column_ranks
 
 Floats: TypeAlias = npt.NDArray[np.float64]
-
-_ROWS = 8192  # of weights converted to float64 at a time
 
 
 def reconstruction_errors(problems: Sequence[LeastSquares], order: Indices) -> Floats:
@@ -67,9 +65,7 @@ def _lost(problem: LeastSquares, order: Indices) -> tuple[Floats, float]:
         Energies.  # (size,)
         Their sum, and that of columns of no unit.
     """
-    rank = np.full(len(order) + 1, -1)  # the last: columns of no unit, which always stay
-    rank[order] = np.arange(len(order))
-    ranks = rank[problem.units]
+    ranks = column_ranks(problem.units, order)
     sequence = torch.from_numpy(np.argsort(ranks, kind="stable"))
     energies = _energies(problem, sequence).numpy()
     found = np.zeros(len(order) + 1)
@@ -83,7 +79,7 @@ def _energies(problem: LeastSquares, sequence: Tensor) -> Tensor:
     gram = problem.gram[:, sequence[:, None], sequence] if whole else problem.gram[:, sequence]
     factor = torch.linalg.cholesky(gram) if whole else gram.sqrt()[:, None, :]
     energies = torch.zeros(len(sequence), dtype=torch.float64)
-    for rows in torch.split(problem.rows[:, :, sequence], _ROWS, dim=1):
+    for rows in torch.split(problem.rows[:, :, sequence], ROWS, dim=1):
         scaled = rows.double() @ factor if whole else rows.double() * factor
         energies += scaled.square().sum(dim=(0, 1))
     return energies
