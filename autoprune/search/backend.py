@@ -17,12 +17,13 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 
 from autoprune.core.errors import AutopruneError, InputError, shortened
 from autoprune.core.files import digest, read_json, write_json
+from autoprune.search.journal import TrialJournal
 from autoprune.search.lock import FolderLock, held_already, this_process
 
 JOURNAL = "journal.log"
@@ -218,7 +219,7 @@ def _journal_study(path: Path, objectives: tuple[str, ...]) -> optuna.Study:
         repair(path)
     _remove_stale_lock(path)
     lock = JournalFileSymlinkLock(str(path), grace_period=_LOCK_GRACE_S)
-    storage = JournalStorage(JournalFileBackend(str(path), lock))
+    storage = TrialJournal(JournalFileBackend(str(path), lock))
     if STUDY_NAME in optuna.get_all_study_names(storage):
         return optuna.load_study(study_name=STUDY_NAME, storage=storage)
     return _new_study(storage, STUDY_NAME, objectives)
