@@ -32,8 +32,9 @@ MARK = "AUTOPRUNE_SURVIVAL"  # in the environment of drivers, and so of what the
 def driver_kills(options: Options, workers: int, expected: Path, whole_s: float) -> list[Finding]:
     """A whole run (damage curves, search, fine-tuning, publishing), its driver killed at random moments.
 
-    Moments are drawn from the time that an uninterrupted run takes once it has its folder. A run that is through before
-    enough were killed is followed by another, of the same seed, in another folder.
+    Moments are drawn from the time that an uninterrupted run takes once it has its folder: the latest, as the machine
+    may have other work. A run that is through before enough were killed is followed by another, of the same seed, in
+    another folder.
 
     Args:
         options: how many.
@@ -47,9 +48,12 @@ def driver_kills(options: Options, workers: int, expected: Path, whole_s: float)
     while killed < options.kills or not _published(runs[-1]):
         if _published(runs[-1]):
             runs.append(options.folder / f"driver-{workers}-{len(runs)}")
+        fresh = not runs[-1].exists()
         driver = _Driver(runs[-1], workers, options.changes)
         if killed < options.kills:
-            killed += driver.kill_after(rng.uniform(0.0, whole_s))
+            took = driver.kill_after(rng.uniform(0.0, whole_s))
+            killed += took is None
+            whole_s = took if fresh and took is not None else whole_s
         else:
             driver.wait()
     same = sum((run / "front.csv").read_bytes() == (expected / "front.csv").read_bytes() for run in runs)
@@ -94,17 +98,19 @@ class _Driver:
             raise RuntimeError(message)
         return time.monotonic() - start
 
-    def kill_after(self, seconds: float) -> bool:
-        """Kill it so long after it had its folder; False where it ended before."""
+    def kill_after(self, seconds: float) -> float | None:
+        """Kill it so long after it had its folder; the seconds that it took where it ended before."""
         self._has_begun()
+        start = time.monotonic()
         try:
             self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
-            return True
+            return None
+        took = time.monotonic() - start
         self.wait()
-        return False
+        return took
 
     def _has_begun(self) -> None:
         """Wait until it holds the lock of the folder, or ended."""

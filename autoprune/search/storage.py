@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import Any, Self, cast, get_args
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.core.errors import Failure, InputError
+from autoprune.core.errors import Failure, InputError, shortened
 from autoprune.search.backend import open_study, writing
 from autoprune.search.lock import FolderLock
 from autoprune.search.samplers.memory import quiet
@@ -81,6 +82,7 @@ class TrialStorage:
     ) -> None:
         self._names = names
         self._levels = levels
+        self._objectives = len(objectives)
         self._url = url
         self._distributions: dict[str, BaseDistribution] = {
             name: IntDistribution(0, count - 1) for name, count in zip(names, levels, strict=True)
@@ -182,17 +184,36 @@ class TrialStorage:
                 failure=failure,
                 raced_out=int(attributes.get("raced_out", 0)),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise InputError(
                 f"run storage: trial {trial.number} is not one of this search ({type(error).__name__}: {error}). "
                 "Use another run folder."
             ) from error
+        self._check(trial.number, record)
+        return record
+
+    def _check(self, number: int, record: Record) -> None:
+        """That a search can go on from it: NaN would neither dominate nor be dominated, and violate nothing.
+
+        Raises:
+            InputError: it is outside of the search space, or its numbers are none that a search stores.
+        """
         within = all(0 <= level < count for level, count in zip(record.choice, self._levels, strict=True))
         if record.number < 0 or not within:
+            raise InputError(f"run storage: trial {number} is outside of the search space. Use another run folder.")
+        counted = 0 if record.failure is not None else self._objectives
+        values = record.values or ()
+        known = all(map(math.isfinite, values)) if record.evaluated else all(value > -math.inf for value in values)
+        if len(values) != counted or not known:
             raise InputError(
-                f"run storage: trial {trial.number} is outside of the search space. Use another run folder."
+                f"run storage: expected {counted} objectives of trial {number}, finite where it was evaluated, got "
+                f"{shortened(str(record.values))}. Use another run folder."
             )
-        return record
+        if any(map(math.isnan, record.violations.values())) or not 0.0 <= record.seconds < math.inf:
+            raise InputError(
+                f"run storage: expected violations and seconds of trial {number} as numbers, got "
+                f"{shortened(str(record.violations))} and {record.seconds}. Use another run folder."
+            )
 
 
 def _origin(name: object) -> Origin:
