@@ -22,11 +22,13 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.study import StudyDirection
 
 from autoprune.core.errors import AutopruneError, InputError, shortened
-from autoprune.core.files import digest, read_json, write_json
+from autoprune.core.files import digest, read_bytes, read_json, write_json
+from autoprune.core.units import format_count
 from autoprune.search.journal import TrialJournal
 from autoprune.search.lock import FolderLock, held_already, this_process
 
 JOURNAL = "journal.log"
+MAX_JOURNAL_BYTES = 2 * 10**9  # it is read whole: 370,000 trials of 40 variables, several minutes to open
 PLACE = "storage.json"
 PLACE_SCHEMA = "autoprune.storage/1"
 STUDY_NAME = "autoprune"
@@ -231,9 +233,17 @@ def repair(path: Path) -> int:
     Only the last line can be torn: every record is written with its line break in one call.
 
     Raises:
-        InputError: more than that is damaged. Optuna would take it for a record that is being written.
+        InputError: more than that is damaged (Optuna would take it for a record that is being written), or it is larger
+            than `MAX_JOURNAL_BYTES`.
     """
-    data = path.read_bytes()
+    size = path.stat().st_size
+    if size > MAX_JOURNAL_BYTES:
+        most, got = format_count(MAX_JOURNAL_BYTES, "B"), format_count(size, "B")
+        raise InputError(
+            f"run storage {path}: expected at most {most}, got {got}. For so many trials use another run folder, with "
+            "a database (search: {storage: ...})."
+        )
+    data = read_bytes(path, "run storage", MAX_JOURNAL_BYTES)
     end = data.rfind(b"\n") + 1
     if not _is_whole(last := _last_line(data, end)):
         end -= len(last)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from autoprune.core.errors import InputError
-from autoprune.search.backend import JOURNAL, repair
+from autoprune.search.backend import JOURNAL, MAX_JOURNAL_BYTES, repair
 from autoprune.search.executors import ExecutorSettings, open_executor
 from autoprune.search.interrupts import Interrupts
 from autoprune.search.lock import LOCK, FolderLock
@@ -246,6 +246,11 @@ class TestDamaged:
             ('"params":{"g0":3.0', '"params":{"g0":9.0'),
             ('"number":0', '"number":-1'),
             ('"number":0', '"nombre":0'),
+            ('"number":0', '"number":Infinity'),
+            ('"values":[', '"values":[NaN,'),
+            ('"values":[0.0,', '"values":[NaN,'),
+            ('"values":[0.0,', '"values":[-Infinity,'),
+            ('"seconds":', '"seconds":NaN,"x":'),
             ('"origin":"dense"', '"origin":"elsewhere"'),
             ('"metrics":{', '"metrics":5,"x":{'),
             ('"autoprune:settings":{', '"autoprune:settings":5,"x":{'),
@@ -259,6 +264,12 @@ class TestDamaged:
         (tmp_path / JOURNAL).write_text(text.replace(old, new, 1))
         with pytest.raises(InputError, match=r"run (storage|folder)"):
             search(synthetic_problem(), tmp_path, trials=5, batch=8)
+
+    def test_a_journal_that_is_too_large(self, tmp_path: Path) -> None:
+        search(problem(), tmp_path, trials=5)
+        os.truncate(tmp_path / JOURNAL, MAX_JOURNAL_BYTES + 10**7)  # zeros that take no room on the disk
+        with pytest.raises(InputError, match=r"expected at most 2 GB, got 2\.01 GB\. For .* a database"):
+            search(problem(), tmp_path, trials=5)
 
 
 FULL = """
