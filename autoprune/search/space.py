@@ -156,10 +156,19 @@ class SearchSpace:
     def _set(self, choice: Sequence[int]) -> dict[str, int]:
         """Widths as the variables say."""
         kept = dict(self.groups)
-        for variable, level in zip(self.variables, choice, strict=True):
-            for group, width in zip(variable.groups, variable.widths[level], strict=True):
-                kept[group] = min(kept[group], width)
+        for rows, level in zip(self._rows, choice, strict=True):
+            for group, width in rows[level]:
+                if width < kept[group]:
+                    kept[group] = width
         return kept
+
+    @cached_property
+    def _rows(self) -> tuple[tuple[tuple[tuple[str, int], ...], ...], ...]:
+        """Variable -> level -> the groups it sets, with their widths: made once, as every trial asks for them."""
+        return tuple(
+            tuple(tuple(zip(variable.groups, row, strict=True)) for row in variable.widths)
+            for variable in self.variables
+        )
 
     def _level(self, variable: Variable, widths: Mapping[str, int], removed: Collection[str]) -> int:
         """The level of a variable in a closed policy: the widest that fits the groups that are left."""
@@ -189,12 +198,31 @@ class SearchSpace:
         """
         levels = np.asarray(choices, dtype=np.int64).reshape(-1, len(self.variables))
         widths = np.tile(np.array(list(self.groups.values()), dtype=np.int64), (len(levels), 1))
-        for column, variable in enumerate(self.variables):
-            places = [self._index[group] for group in variable.groups]
-            table = np.array(variable.widths, dtype=np.int64)[levels[:, column]]
-            widths[:, places] = np.minimum(widths[:, places], table)
+        for variables, places, offsets, flat in self._tables:
+            widths[:, places] = np.minimum(widths[:, places], flat[levels[:, variables] + offsets])
         self.removal.close_rows(widths, self._index)
         return widths
+
+    @cached_property
+    def _tables(self) -> tuple[tuple[Integers, Integers, Integers, Integers], ...]:
+        """What `group_widths` looks up, for as many groups at once as no two variables share.
+
+        Each time variables and the groups they set (n,), where their widths begin (n,), and all widths (n_widths,).
+        """
+        waves: list[dict[int, tuple[int, list[int]]]] = []  # group -> variable, widths
+        for column, variable in enumerate(self.variables):
+            for group, widths in zip(variable.groups, zip(*variable.widths, strict=True), strict=True):
+                place = self._index[group]
+                wave = next((wave for wave in waves if place not in wave), None)
+                if wave is None:
+                    waves.append(wave := {})
+                wave[place] = column, list(widths)
+        found = []
+        for wave in waves:
+            columns, tables = zip(*wave.values(), strict=True)
+            offsets = np.cumsum([0, *map(len, tables[:-1])])
+            found.append((np.array(columns), np.array(list(wave)), offsets, np.concatenate(tables)))
+        return tuple(found)
 
     def random(self, rng: np.random.Generator) -> Choice:
         """A choice with every level drawn uniformly."""
