@@ -7,6 +7,7 @@ decisions in `search/variables.py`.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -151,7 +152,7 @@ class SearchSpace:
             InputError: not one valid level for each variable.
         """
         self._check(choice)
-        return self.choice(self.policy(choice)) if self.removal.groups else tuple(int(level) for level in choice)
+        return self.choice(self.policy(choice)) if self.removal.groups else tuple(map(int, choice))
 
     def _set(self, choice: Sequence[int]) -> dict[str, int]:
         """Widths as the variables say."""
@@ -250,6 +251,8 @@ class SearchSpace:
     def _check(self, choice: Sequence[int]) -> None:
         if len(choice) != len(self.levels):
             raise InputError(f"choice: expected {len(self.levels)} levels, one a variable, got {len(choice)}.")
+        if all(map(operator.lt, choice, self.levels)) and min(choice, default=0) >= 0:
+            return
         for variable, level, count in zip(self.variables, choice, self.levels, strict=True):
             if not 0 <= level < count:
                 raise InputError(f"choice: expected a level from 0 to {count - 1} for '{variable.name}', got {level}.")

@@ -8,7 +8,6 @@ corrected damage, moves around the front, mixtures of its members - are ranked b
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.pareto.dominance import non_dominated
+from autoprune.pareto.gaps import gaps
 from autoprune.search.allocation import CostOf, allocate_separable, linearised, spread_places
 from autoprune.search.improvement import Improvement
 from autoprune.search.quality_model import MOST_TRIALS, Damage, QualityModel, Scales, select_scales
@@ -83,11 +83,7 @@ class _Known:
             return self
         front = self.front().values
         scale = np.ptp(front, axis=0) + 1e-12 if len(front) else np.ones(self.values.shape[1])
-        gap = np.full(count, np.inf)
-        columns = np.ascontiguousarray(self.values.T)
-        for point in front:  # by how much all objectives would have to be better to reach the front
-            apart = [(column - value) / unit for column, value, unit in zip(columns, point, scale, strict=True)]
-            gap = np.minimum(gap, functools.reduce(np.maximum, apart))
+        gap = gaps(self.values, front, scale)
         nearest = np.argsort(gap, kind="stable")[: 3 * MOST_TRIALS // 4]
         latest = np.setdiff1d(np.arange(count), nearest)[-(MOST_TRIALS // 4) :]
         return self.take(np.sort(np.concatenate([nearest, latest])))
