@@ -47,6 +47,7 @@ def run_program(
     inputs: Sequence[Tensor],
     seen: Callable[[Operation, Mapping[str, Any]], Mapping[str, Any]],
     operations: int | None = None,
+    made: Callable[[Operation, Any], Any] | None = None,
 ) -> dict[str, Any]:
     """Run a program operation by operation; values are let go once nothing reads them any more.
 
@@ -56,6 +57,7 @@ def run_program(
         inputs: in the order of `program.inputs`.
         seen: from an operation and all values at hand to the values that it is to read.
         operations: how many to run; all where None.
+        made: from an operation and its result to what takes the result's place.
 
     Returns:
         The values that are left: inputs and state that were not read, and outputs.
@@ -64,6 +66,7 @@ def run_program(
     values.update(state)
     for operation, gone in zip(program.operations[:operations], program.last_reads, strict=False):
         result = run_operation(operation, seen(operation, values), {})
+        result = result if made is None else made(operation, result)
         if len(operation.results) == 1 and not isinstance(result, (tuple, list)):
             values[operation.results[0]] = result
         else:

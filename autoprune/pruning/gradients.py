@@ -3,10 +3,11 @@
 A batch goes through the dense program in parts small enough for a budget of memory; its gradients are summed into a
 number a unit and let go.
 
-**Without labels.** Where no loss is given, gradients are of `sum(e * outputs)`, `e` standard normal and drawn for each
-sample: what a Gaussian model of the outputs, sampled from itself, has for its log-likelihood (Martens 2020, New
-Insights and Perspectives on the Natural Gradient Method, section 5: targets are drawn from the model). The expected
-square of such a derivative is the squared change of the outputs, of first order: what pruning is to keep small.
+**Without labels.** Where no loss is given, gradients are of `sum(e * outputs)`, `e` of mean 0 and covariance 1, drawn
+for each sample: what a Gaussian model of the outputs, sampled from itself, has for its log-likelihood (Martens 2020,
+New Insights and Perspectives on the Natural Gradient Method, section 5: targets are drawn from the model). The expected
+square of such a derivative is the squared change of the outputs, of first order: what pruning is to keep small. Signs
+give the least variance of all such `e` (Hutchinson 1990, A Stochastic Estimator of the Trace of the Influence Matrix).
 Several outputs count alike, each divided by its norm.
 """
 
@@ -36,6 +37,10 @@ Loss: TypeAlias = Callable[[Any, int], Tensor]
 
 ACTIVATION_BYTES = 1 << 29
 """What the activations of one part of a batch may take together: a batch is split to stay below."""
+
+
+class NoGradientError(InputError):
+    """No gradient flows from the outputs to anything."""
 
 
 class _Fisher:
@@ -162,37 +167,83 @@ def gradient_statistics(
     Raises:
         InputError: a batch that does not fit; outputs that no gradient flows from; a loss that is no finite scalar.
     """
-    program = graph.program
     fisher = _Fisher(graph) if "fisher" in wanted else None
     taylor = _Taylor(graph) if "taylor" in wanted else None
-    state = {name: tensor.detach() for name, tensor in graph.state.items()}  # no gradient reaches the model's own
-    state.update(taylor.leaves if taylor is not None else {})
-    seen = fisher.gated if fisher is not None else _unchanged
-    first = 0  # sample of the part
-    with torch.enable_grad():
-        for position, item in enumerate(calibration):
-            inputs = [tensor.detach() for tensor in inputs_of(program, item)]
-            parts = [inputs] if loss is not None else _parts(program, inputs)
-            total = sum(_samples(program, part) for part in parts)
-            for part in parts:
-                samples = _samples(program, part)
-                values = run_program(program, state, part, seen)
-                if loss is not None:
-                    value = _checked(loss(_nested(graph, values), position)) * samples
-                else:
-                    value = _sampled(program, values, first, seed)
-                value.backward()
-                first += samples
-                if fisher is not None:
-                    fisher.part_done(samples)
-            if taylor is not None:
-                taylor.batch_done(total)
+    differentiate(
+        graph,
+        calibration,
+        loss,
+        seed,
+        leaves=taylor.leaves if taylor is not None else {},
+        seen=fisher.gated if fisher is not None else None,
+        part_done=fisher.part_done if fisher is not None else None,
+        batch_done=taylor.batch_done if taylor is not None else None,
+    )
     found: dict[Need, dict[str, Tensor]] = {}
     if taylor is not None:
         found["taylor"] = taylor.statistics()
     if fisher is not None:
         found["fisher"] = fisher.statistics()
     return found
+
+
+def differentiate(
+    graph: DependencyGraph,
+    calibration: Sequence[Any],
+    loss: Loss | None,
+    seed: int,
+    *,
+    leaves: Mapping[str, Tensor] | None = None,
+    seen: Callable[[Operation, Mapping[str, Any]], Mapping[str, Any]] | None = None,
+    made: Callable[[Operation, Any], Any] | None = None,
+    part_done: Callable[[int], None] | None = None,
+    batch_done: Callable[[int], None] | None = None,
+) -> None:
+    """Run the dense program forward and backward over calibration batches; who looks on has put hooks on tensors.
+
+    Args:
+        graph: the traced dense model; no gradient reaches its own parameters.
+        calibration: batches of model inputs.
+        loss: of the model's outputs; a batch is then not split. Without one, see above.
+        seed: of what is drawn without a loss; a sample's draw does not depend on the batch that it comes in.
+        leaves: parameters to differentiate by.
+        seen, made: as `run_program`.
+        part_done: called with the samples of each part of a batch, once gradients are there.
+        batch_done: called with those of each batch.
+
+    Raises:
+        NoGradientError: outputs that no gradient flows from.
+        InputError: a batch that does not fit; a loss that is no finite scalar.
+    """
+    program = graph.program
+    state = {name: tensor.detach() for name, tensor in graph.state.items()} | dict(leaves or {})
+    first = 0  # sample of the part
+    with torch.enable_grad():
+        for position, item in enumerate(calibration):
+            inputs = [tensor.detach() for tensor in inputs_of(program, item)]
+            parts = [inputs] if loss is not None else _parts(program, inputs)
+            for part in parts:
+                samples = _samples(program, part)
+                values = run_program(program, state, part, seen or _unchanged, made=made)
+                if loss is not None:
+                    value = _checked(loss(_nested(graph, values), position)) * samples
+                else:
+                    value = _sampled(program, values, first, seed)
+                _backward(value)
+                first += samples
+                if part_done is not None:
+                    part_done(samples)
+            if batch_done is not None:
+                batch_done(sum(_samples(program, part) for part in parts))
+
+
+def _backward(value: Tensor) -> None:
+    try:
+        torch.autograd.backward(value)
+    except RuntimeError as error:
+        if "derivative" not in str(error):
+            raise
+        raise NoGradientError(f"criterion: expected operators with derivatives, got {error}") from error
 
 
 def _unchanged(operation: Operation, values: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -240,27 +291,28 @@ def _outputs(program: Program, values: Mapping[str, Any]) -> list[tuple[str, Ten
 
 
 def _sampled(program: Program, values: Mapping[str, Any], first: int, seed: int) -> Tensor:
-    """`sum(e * outputs)`, `e` standard normal for each sample (see above)."""
+    """`sum(e * outputs)`, `e` random signs for each sample (see above)."""
     total: Tensor | None = None
     for place, (name, output) in enumerate(_outputs(program, values)):
         axis = _batch_axis(program, name)
         y = output[None] if axis is None else output.movedim(axis, 0)
-        draws = torch.stack([_normal(y.shape[1:], seed, first + sample, place) for sample in range(y.shape[0])])
+        draws = torch.stack([_signs(y.shape[1:], seed, first + sample, place) for sample in range(y.shape[0])])
         scale = y.detach().flatten(1).double().square().mean(dim=1).sqrt().clamp(min=1e-30)  # (samples,)
         weighted = (y.flatten(1) * draws.to(y).flatten(1)).sum(dim=1)
         own = (weighted / scale.to(y)).sum() if len(program.outputs) > 1 else weighted.sum()
         total = own if total is None else total + own
     if total is None:
-        raise InputError(
+        raise NoGradientError(
             "criterion: expected outputs that depend on the weights by differentiable operations, got none. "
             "Use criterion='obs', which takes no gradients."
         )
     return total
 
 
-def _normal(shape: torch.Size, seed: int, sample: int, output: int) -> Tensor:
+def _signs(shape: torch.Size, seed: int, sample: int, output: int) -> Tensor:
     drawn = np.random.SeedSequence([seed % 2**64, sample, output]).generate_state(1, np.uint64)[0]
-    return torch.randn(shape, generator=torch.Generator().manual_seed(int(drawn) >> 1))
+    bits = torch.randint(2, shape, generator=torch.Generator().manual_seed(int(drawn) >> 1))
+    return 2 * bits - 1
 
 
 def _nested(graph: DependencyGraph, values: Mapping[str, Any]) -> Any:

@@ -22,7 +22,7 @@ from autoprune.graph.dimension import Indices
 LEAST_DAMPING = 1e-3
 
 
-def damping_for(columns: int, samples: int) -> float:
+def damping_for(columns: int, samples: float) -> float:
     """How much to trust a Gram matrix: the share of its mean diagonal to add to its diagonal.
 
     `columns / samples`, between `LEAST_DAMPING` and 1: the noise in a Gram matrix grows with it. Without shrinkage, a

@@ -75,7 +75,7 @@ class Pruner:
         self._seed = seed
         statistics = measure(graph, self._calibration, chosen.needs, loss, seed)
         wanted = bool(self._calibration) and (compensate or "consumers" in chosen.needs)
-        findings = Findings.of(graph, self._calibration) if wanted else None
+        findings = Findings.of(graph, self._calibration, seed) if wanted else None
         scales = batch_norm_scales(graph.program)
         self.orders: dict[str, UnitOrder] = {}
         self._errors: dict[str, Floats] = {}  # of groups that something contracts

@@ -19,6 +19,7 @@ from autoprune.pruning.consumers import Consumer, find_consumers
 from autoprune.pruning.gram import Sums
 from autoprune.pruning.norms import NormStatistics, NormSums, find_norms
 from autoprune.pruning.obs import LeastSquares
+from autoprune.pruning.relevance import relevance
 
 CACHE_BYTES = 512 * 1024 * 1024
 """Re-fitted weights kept for reuse by later policies; the least recently used go first."""
@@ -39,14 +40,15 @@ class Findings:
     attentions: list[tuple[Attention, Rotation | None]]
 
     @staticmethod
-    def of(graph: DependencyGraph, calibration: Sequence[Any]) -> Findings:
-        """Run the dense model over the calibration batches.
+    def of(graph: DependencyGraph, calibration: Sequence[Any], seed: int = 0) -> Findings:
+        """Run the dense model over the calibration batches: backward too, for how much each place matters.
 
         Raises:
             InputError: activations that are not finite; a batch that does not fit the model's inputs.
         """
         consumers = find_consumers(graph)
-        sums = {c.source.key: Sums(c.source, len(calibration)) for c in consumers}
+        weights = relevance(graph, calibration, seed)
+        sums = {c.source.key: Sums(c.source, len(calibration), weights) for c in consumers}
         norms = [NormSums(norm, len(calibration)) for norm in find_norms(graph)]
         attentions = [Attention(product) for product in find_products(graph)]
         watchers: dict[str, list[Watcher]] = {}
@@ -85,7 +87,7 @@ def _compensations(consumers: Sequence[Consumer], sums: dict[tuple[object, ...],
     found: dict[Consumer, Compensation] = {}
     for key in list(sums):
         summed = sums.pop(key)
-        if summed.count > 0:
+        if not summed.empty:
             alike = [consumer for consumer in consumers if consumer.source.key == key]
             found.update(zip(alike, compensations(alike, {key: summed.moments()}), strict=True))
     return [found[consumer] for consumer in consumers if consumer in found]

@@ -102,7 +102,7 @@ def test_obs_removes_the_unit_whose_loss_is_least_after_the_best_fit() -> None:
     assert Pruner(graph, "obs", batches).orders[group].order[-1] == int(np.argmin([error(unit) for unit in range(10)]))
 
 
-@pytest.mark.usefixtures("exact")
+@pytest.mark.usefixtures("exact", "alike")
 def test_concatenated_input_is_fitted_jointly() -> None:
     model, graph, batches = traced("concatenated")
     pruner = Pruner(graph, "obs", batches)
@@ -164,7 +164,7 @@ def test_compensation_never_increases_the_reconstruction_error(seed: int, name: 
         assert fitted <= plain * (1 + 1e-4) + 1e-9
 
 
-@pytest.mark.usefixtures("exact")
+@pytest.mark.usefixtures("exact", "alike")
 def test_small_convolution_is_least_squares_over_its_patches() -> None:
     """3 x 3 with padding, no bias, a batch norm behind: brute force on unfolded patches, means removed."""
     model, graph, batches = traced("residual")
@@ -194,6 +194,7 @@ def test_compensated_models_stay_nearer_to_the_dense_one(
     assert errors[0] < 0.9 * errors[1]
 
 
+@pytest.mark.usefixtures("alike")
 @pytest.mark.parametrize("joint_up_to", [1152, 0], ids=["joint", "shared"])
 @pytest.mark.parametrize(("cut", "norm"), [("conv1", "bn2"), ("stem.0", "bn1")], ids=["1 x 1", "3 x 3"])
 def test_slice_takes_up_means_in_batch_norm(

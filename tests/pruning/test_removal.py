@@ -33,6 +33,7 @@ def mean_of(model: nn.Module, name: str, batches: list[tuple[Tensor]]) -> Tensor
     return out.mean(dim=(0, 1)) if out.dim() == 3 else out.mean(dim=(0, 2, 3))
 
 
+@pytest.mark.usefixtures("alike")
 @pytest.mark.parametrize("criterion", CRITERIA)
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 def test_attention_becomes_its_mean(criterion: str, fused: bool) -> None:
@@ -46,6 +47,7 @@ def test_attention_becomes_its_mean(criterion: str, fused: bool) -> None:
         torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("alike")
 def test_a_convolution_in_front_of_a_batch_norm_becomes_its_mean() -> None:
     model, batches = make("residual")
     assert isinstance(model, Residual)
