@@ -211,10 +211,11 @@ def figures(
 def errors(predicted: Floats, measured: Floats) -> dict[str, float]:
     """Mean absolute relative error, share within 10 %, rank correlation."""
     relative = np.abs(predicted / measured - 1.0)
+    rank = spearman_rho(predicted.tolist(), measured.tolist())
     return {
         "MAPE": float(relative.mean()),
         "within 10 %": float((relative <= 0.1).mean()),
-        "Spearman": spearman_rho(predicted.tolist(), measured.tolist()),
+        "Spearman": rank if np.isfinite(rank) else 0.0,  # a constant ranks nothing
     }
 
 
