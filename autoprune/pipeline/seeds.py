@@ -18,16 +18,16 @@ from autoprune.search.trial import Seed
 if TYPE_CHECKING:
     from autoprune.pipeline.problem import Problem, SearchSettings
 
-LADDER = (0.25, 0.5, 0.75)  # uniform ratios among the seeds
+LADDER = (0.0, 0.5, 0.75)  # uniform ratios among the seeds; the smallest policy tells how bad it can get
 SEED_SHARE = 0.2  # of all trials are seeds
 RICHER = 4  # times as many policies are allocated, to choose the seeds among
 
 
 def make_seeds(problem: Problem, curves: DamageCurves, settings: SearchSettings) -> list[Seed]:
-    """All seeds, where damage is known from the start: the dense policy, `allocated_seeds`, and last the ladder, which
-    tells more where the prediction is wrong."""
+    """All seeds, where damage is known from the start: first those that may widen the front most, then the ladder,
+    which tells more where the prediction is wrong, last the dense policy, which was judged before."""
     dense, *ladder = opening_seeds(problem)
-    return [dense, *allocated_seeds(problem, curves, settings), *ladder]
+    return [*allocated_seeds(problem, curves, settings), *ladder, dense]
 
 
 def opening_seeds(problem: Problem) -> list[Seed]:
