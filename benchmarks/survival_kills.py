@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from autoprune.search.executors import ExecutorSettings, open_executor
+from autoprune.search.executors.pool import MOST_AT_ONCE
 from benchmarks.survival_part import Finding, Options, checks, evaluated, problem, searched
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,7 +167,8 @@ def _killed(
     with open_executor(given.evaluator, settings) as executor:
         with _killer(alive, log, options) as killed:
             found = searched(given, options.folder / part, trials, executor)
-        return checks(part, found, expected, evaluated(log), len(killed))
+        each = MOST_AT_ONCE if settings.kind == "ray" else 1
+        return checks(part, found, expected, evaluated(log), len(killed), each)
 
 
 @contextmanager

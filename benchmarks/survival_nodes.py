@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.search.executors import ExecutorSettings, open_executor
+from autoprune.search.executors.pool import MOST_AT_ONCE
 from autoprune.search.study import Progress
 from benchmarks.survival_part import Finding, Options, checks, evaluated, problem, searched
 
@@ -105,8 +106,8 @@ def searching(options: Options, running: Nodes, changes: int = 6) -> list[Findin
     settings = ExecutorSettings("ray", workers=running.count, address=running.address)
     with open_executor(given.evaluator, settings) as executor:
         found = searched(given, options.folder / "nodes", trials, executor, change)
-    in_hand = changed  # a node has one worker
-    return [Finding(part, "nodes removed and added", changed), *checks(part, found, expected, evaluated(log), in_hand)]
+    held = checks(part, found, expected, evaluated(log), changed, MOST_AT_ONCE)  # a node has one worker
+    return [Finding(part, "nodes removed and added", changed), *held]
 
 
 def finetuning(options: Options, running: Nodes) -> list[Finding]:

@@ -317,7 +317,8 @@ class _Search:
                 self._time.started(proposal.number)
                 known = () if rival is None else (rival,)
                 policy = self._space.policy(proposal.choice)
-                yield Job(proposal.number, self._evaluate, (policy, proposal.number, *known))
+                arguments = (policy, proposal.number, *known)
+                yield Job(proposal.number, self._evaluate, arguments, followed=len(self._waiting))
             elif self._in_hand and self._later is None and self._schedule.goes_on:
                 yield None
             else:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
 from autoprune.search.executors import Executor, ExecutorSettings, Job, open_executor, worker
+from autoprune.search.executors.pool import MOST_AT_ONCE
 from tests.search.jobs import Bench, TorchBench
 
 ELSEWHERE = ["processes", pytest.param("ray", marks=pytest.mark.ray)]
@@ -128,6 +130,36 @@ class TestElsewhere:
         assert answers(executor, Job(2, Bench.square, (6,))) == {2: 36}
 
 
+def short(*jobs: Job) -> list[Job]:
+    """Jobs after some that tell how long they take, so that a worker may get several at once."""
+    before = [Job(-1 - i, Bench.nap, (0.01,)) for i in range(20)]
+    return [replace(job, followed=99) for job in (*before, *jobs)]
+
+
+@pytest.mark.parametrize("executor", ELSEWHERE, indirect=True)
+class TestShortJobs:
+    """Of which a worker may get several at once: that changes nothing."""
+
+    def test_all_are_answered(self, executor: Executor) -> None:
+        got = list(executor.run(short(*[Job(i, Bench.square, (i,)) for i in range(30)])))
+        assert sorted(got)[20:] == [(i, i * i) for i in range(30)]
+
+    def test_one_kills_its_worker(self, executor: Executor) -> None:
+        name = f"short-{os.getpid()}-{time.monotonic_ns()}"
+        got = answers(executor, *short(*[Job(i, Bench.square, (i,)) for i in range(5)], Job(9, Bench.die, (name, 99))))
+        assert [got[i] for i in range(5)] == [0, 1, 4, 9, 16]
+        assert got[9].kind == "worker died"
+
+    def test_one_raises(self, executor: Executor) -> None:
+        got = answers(executor, *short(Job(0, Bench.fail, ("no",)), Job(1, Bench.square, (2,))))
+        assert (got[0].kind, got[1]) == ("ValueError", 4)
+
+    def test_a_result_that_cannot_be_sent(self, executor: Executor) -> None:
+        got = answers(executor, *short(Job(0, Bench.unpicklable), Job(1, Bench.square, (2,))))
+        assert isinstance(got[0], Failure)
+        assert got[1] == 4
+
+
 @pytest.mark.parametrize("kind", EVERYWHERE)
 def test_threads_are_fixed(kind: str, request: pytest.FixtureRequest) -> None:
     import torch
@@ -172,6 +204,20 @@ class TestLimits:
     def test_jobs_that_have_no_limit(self, kind: str) -> None:
         with open_executor(Bench(), ExecutorSettings(kind, workers=1, timeout_s=0.5)) as executor:
             assert answers(executor, Job(0, Bench.nap, (1.5,), timed=False)) == {0: 1.5}
+
+    def test_an_overdue_one_of_several_short_jobs(self, kind: str) -> None:
+        with open_executor(Bench(), ExecutorSettings(kind, workers=1, timeout_s=1.0)) as executor:
+            jobs = [Job(0, Bench.square, (2,)), Job(1, Bench.nap, (60.0,)), Job(2, Bench.square, (3,))]
+            got = answers(executor, *short(*jobs))
+        assert (got[0], got[2]) == (4, 9)
+        assert "no answer within 1 s; tried 2 times" in got[1].message
+
+    def test_one_of_several_short_jobs_holds_too_much_memory(self, kind: str) -> None:
+        with open_executor(Bench(), ExecutorSettings(kind, workers=1, memory_bytes=400_000_000)) as executor:
+            jobs = [Job(0, Bench.square, (2,)), Job(1, Bench.hold, (600_000_000, 60.0)), Job(2, Bench.square, (3,))]
+            got = answers(executor, *short(*jobs))
+        assert (got[0], got[2]) == (4, 9)
+        assert "400 MB are allowed; tried 2 times" in got[1].message
 
     def test_a_job_that_holds_too_much_memory(self, kind: str) -> None:
         settings = ExecutorSettings(kind, workers=1, memory_bytes=400_000_000)
@@ -373,6 +419,49 @@ def test_a_ray_that_runs_already_is_left_running(local_ray: Executor) -> None:
     with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
         assert answers(executor, Job(0, Bench.square, (3,))) == {0: 9}
     assert ray.is_initialized()
+
+
+@pytest.mark.ray
+def test_an_actor_that_is_restarted_while_nobody_looks(local_ray: Executor) -> None:
+    """Ray has another process there before the next job, which has no context yet."""
+    with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
+        pid, _ = answers(executor, Job(0, Bench.where))[0]
+        psutil.Process(pid).kill()
+        for _ in range(600):
+            mine = [child.pid for child in psutil.Process().children(recursive=True) if is_actor(child)]
+            if mine and pid not in mine:
+                break
+            time.sleep(0.05)
+        time.sleep(1.0)  # until the driver has heard of it, as it may: then the job goes to the new process
+        again, unpickled = answers(executor, Job(1, Bench.where))[1]
+    assert again != pid
+    assert unpickled == 1
+
+
+def is_actor(process: psutil.Process) -> bool:
+    try:
+        return any("ray::Actor" in argument for argument in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.ray
+def test_short_jobs_go_to_an_actor_together(local_ray: Executor) -> None:
+    """Several are taken at a time, and no more than all workers can get."""
+    taken: list[int] = []
+    waiting: list[int] = []
+
+    def jobs() -> Iterator[Job]:
+        for i in range(60):
+            taken.append(i)
+            yield Job(i, Bench.nap, (0.005,), followed=59 - i)
+
+    with open_executor(Bench(), ExecutorSettings("ray", workers=1)) as executor:
+        for answered, _ in enumerate(executor.run(jobs()), start=1):
+            waiting.append(len(taken) - answered)
+    assert max(waiting[:10]) == 1  # until it is known how long they take
+    assert max(waiting) == 2 * MOST_AT_ONCE - 1  # what was just answered, and what was handed out for it
+    assert waiting[-1] == 0
 
 
 @pytest.mark.ray

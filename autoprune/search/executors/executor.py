@@ -22,12 +22,15 @@ class Job:
             worker finds it by name.
         args: picklable.
         timed: whether the executor's time limit holds for it: it is one for evaluations, not for fine-tuning.
+        followed: how many jobs of its kind come next without waiting for a result: an executor may then hand several
+            to a worker at once, where they are short.
     """
 
     id: int
     function: Callable[..., Any]
     args: tuple[Any, ...] = ()
     timed: bool = True
+    followed: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,9 @@ class Executor(Protocol):
     What is promised wherever jobs run, and checked by `tests/search/test_executors.py`:
 
     * every job taken from `jobs` is answered exactly once, in the order in which results come;
-    * `jobs` is read lazily, one item when a worker is free, so whoever feeds it can stop at any moment. None in it:
-      nothing to do until another result was taken; it comes only while jobs are in hand;
+    * `jobs` is read lazily, when a worker is free: one item, or as many as `Job.followed` allows. So whoever feeds it
+      can stop at any moment. None in it: nothing to do until another result was taken; it comes only while jobs are in
+      hand;
     * an exception in a job is a `Failure` of the kind of its class;
     * a worker that dies, takes too long or holds too much memory costs its job one retry, then it is a `Failure` too;
     * leaving the iterator early drops the jobs in hand, and the executor can be used again.

@@ -16,7 +16,7 @@ from autoprune.search.executors.executor import (
     limit_threads,
     perform,
 )
-from autoprune.search.executors.pool import MAX_FAILED_STARTS, Closing, Feed, Pool
+from autoprune.search.executors.pool import MAX_FAILED_STARTS, Answers, Closing, Feed, Pool
 from autoprune.search.executors.worker import Worker, WorkerDied, pickled
 
 
@@ -92,17 +92,17 @@ class WorkerProcesses(Pool[Worker]):
         said = wait([worker.connection for worker in self._workers], min(limits, default=None))
         return [w for w in self._workers if w.connection in said or w.seconds_left == 0.0]
 
-    def _listen(self, worker: Worker, feed: Feed) -> tuple[int, Any] | None:
-        """An answer, or None when there is none yet."""
+    def _listen(self, worker: Worker, feed: Feed) -> Answers:
+        """An answer, or none yet."""
         try:
             answer = worker.receive()
         except WorkerDied as death:
             return self._bury(worker, death, feed)
         if worker.ready:
             self._failed_starts, self._started_once = 0, True
-        return answer
+        return [] if answer is None else [answer]
 
-    def _bury(self, worker: Worker, death: WorkerDied, feed: Feed) -> tuple[int, Any] | None:
+    def _bury(self, worker: Worker, death: WorkerDied, feed: Feed) -> Answers:
         """Remove a dead worker; its job goes back, or is answered with a failure when that was its last attempt."""
         self._drop(worker)
         if not worker.ready:
@@ -113,7 +113,7 @@ class WorkerProcesses(Pool[Worker]):
                     "script that starts workers needs its own work under `if __name__ == '__main__':`; see what they "
                     "printed."
                 )
-        return None if worker.assignment is None else feed.lost(worker.assignment, death.failure)
+        return [] if worker.assignment is None else feed.lost([worker.assignment], death.failure)
 
     def _drop(self, worker: Worker) -> None:
         self._workers.remove(worker)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import abc
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeAlias, TypeVar
 
 from autoprune.core.errors import Failure
 from autoprune.search.executors.executor import NONE_IN_HAND, Job
@@ -15,9 +15,13 @@ MAX_ATTEMPTS = 2  # a worker that dies costs one retry, then the job is a Failur
 MAX_FAILED_STARTS = 3  # in a row; then something is wrong with starting workers at all
 
 START_TIMEOUT_S = 300.0  # for a worker to be there with its context; a cluster may have to add a machine first
+CALL_S = 0.8  # that short jobs, handed to a worker at once, may take together
+MOST_AT_ONCE = 4  # of them: what is lost with their worker is begun again
+_LATELY = 16  # calls, whose times tell of the next ones; before there are as many nothing is known
 _END = object()  # in the place of a job: there are no more
 
 W = TypeVar("W")
+Answers: TypeAlias = list[tuple[int, Any]]  # ids of jobs and their results
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Feed:
         self._lost: deque[Assignment] = deque()
         self._open = True
         self._none_yet = False
+        self._times: deque[float] = deque(maxlen=_LATELY)
 
     @property
     def more(self) -> bool:
@@ -62,12 +67,46 @@ class Feed:
         self._none_yet = job is None
         return Assignment(job) if isinstance(job, Job) else None
 
-    def lost(self, assignment: Assignment, why: Failure, attempts: int = MAX_ATTEMPTS) -> tuple[int, Failure] | None:
-        """Take back a job whose worker is gone: to be tried again, or a failure after so many attempts."""
+    def take_some(self, workers: int, call_s: float) -> tuple[Assignment, ...]:
+        """The next job; several where they are short and all workers get as many. Those taken back come singly.
+
+        Args:
+            workers: that take jobs.
+            call_s: that several jobs may take together, judged by the longest of late.
+        """
+        alone = bool(self._lost)
+        first = self.take()
+        if first is None:
+            return ()
+        fitting = int(call_s / max(self._times)) if len(self._times) == _LATELY else 1
+        most = 1 if alone else min(fitting, MOST_AT_ONCE, (first.job.followed + 1) // workers)
+        taken = [first]
+        while len(taken) < most and (following := self.take()) is not None:
+            taken.append(following)
+        return tuple(taken)
+
+    def took(self, seconds: float) -> None:
+        """How long a job took; of several in one call their mean."""
+        self._times.append(max(seconds, 1e-6))
+
+    def back(self, assignments: Iterable[Assignment]) -> None:
+        """Take back jobs that are not known to have been begun."""
+        self._lost += assignments
+
+    def lost(self, assignments: Sequence[Assignment], why: Failure, attempts: int = MAX_ATTEMPTS) -> Answers:
+        """Take back the jobs of a worker that is gone.
+
+        One is tried again, or is a failure after so many attempts. Of several nobody knows which was under way: it
+        counts for none of them, and each is tried singly.
+        """
+        if len(assignments) != 1:
+            self.back(assignments)
+            return []
+        (assignment,) = assignments
         if assignment.attempt < attempts:
             self._lost.append(Assignment(assignment.job, assignment.attempt + 1))
-            return None
-        return assignment.job.id, replace(why, message=f"{why.message}; tried {assignment.attempt} times")
+            return []
+        return [(assignment.job.id, replace(why, message=f"{why.message}; tried {assignment.attempt} times"))]
 
 
 def died(reason: str) -> Failure:
@@ -113,9 +152,10 @@ class Pool(Closing, abc.ABC, Generic[W]):
                 if feed.waits and not self._busy():
                     raise RuntimeError(NONE_IN_HAND)
                 for worker in self._heard():
-                    answer = self._listen(worker, feed)
-                    if answer is not None:
+                    answers = self._listen(worker, feed)
+                    if answers:
                         self._hand_out(feed)
+                    for answer in answers:
                         yield answer
                         feed.answered()
         finally:
@@ -135,9 +175,9 @@ class Pool(Closing, abc.ABC, Generic[W]):
         """Wait until workers have something to say, are gone, or are overdue."""
 
     @abc.abstractmethod
-    def _listen(self, worker: W, feed: Feed) -> tuple[int, Any] | None:
-        """What one of them says: an answer, or None when that was no answer yet."""
+    def _listen(self, worker: W, feed: Feed) -> Answers:
+        """What one of them says: answers, or none yet."""
 
     @abc.abstractmethod
     def _drop(self, worker: W) -> None:
-        """Give up the job it has in hand."""
+        """Give up what it has in hand."""

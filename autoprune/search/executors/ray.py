@@ -2,6 +2,9 @@
 
 The context goes to the object store once; each actor builds its copy from there, also when Ray restarts it, on whatever
 node. The driver keeps all state: actors only answer jobs.
+
+Calls take most of the driver's time, so they carry nothing but bytes: a reference among the arguments (to the context)
+costs as much as the rest of the call, arguments that Ray pickles and events for its dashboard half as much again.
 """
 
 from __future__ import annotations
@@ -9,25 +12,30 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pickle
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 import ray.exceptions
+from ray import cloudpickle
 from ray._private import ray_constants
 from ray._private import worker as worker_module
 
 from autoprune.core.errors import AutopruneError, Failure, InputError
-from autoprune.search.executors.executor import ExecutorSettings, Job, limit_threads
+from autoprune.search.executors.executor import ExecutorSettings, limit_threads
 from autoprune.search.executors.memory import Outgrown, outgrown, perform_within
 from autoprune.search.executors.pool import (
+    CALL_S,
     MAX_ATTEMPTS,
     MAX_FAILED_STARTS,
+    MOST_AT_ONCE,
     START_TIMEOUT_S,
+    Answers,
     Assignment,
     Feed,
     Pool,
@@ -37,22 +45,27 @@ from autoprune.search.executors.pool import (
 
 _LOG = logging.getLogger(__name__)
 
+_pickled: Callable[[Any], bytes] = cloudpickle.dumps  # what is defined in the script that runs, too
+
 
 class Actor:
-    """What lives on a Ray worker: the context, and nothing that could be lost.
-
-    The reference to the context comes with every call, in a tuple: Ray warns of references among the arguments that an
-    actor is restarted with, and does not look into tuples to wait for them.
-    """
+    """What lives on a Ray worker: the context, and nothing that could be lost."""
 
     def __init__(self) -> None:
         self._loaded: tuple[Any] | None = None
+        self._memory_bytes: int | None = None
         self._spent = False
 
     def ready(self, boxed: tuple[Any], threads: int, memory_bytes: int | None) -> Failure | Outgrown | None:
         """Build the context, once a process; a `Failure` where it cannot be built.
 
         A process that has to go leaves here, and Ray calls the next one.
+
+        Args:
+            boxed: a reference to the context, in a tuple: Ray warns of references among the arguments that an actor is
+                restarted with, and does not look into tuples to wait for them.
+            threads: of torch.
+            memory_bytes: that the process may hold.
         """
         if self._spent:
             os._exit(1)
@@ -61,32 +74,37 @@ class Actor:
                 self._loaded = (ray.get(boxed[0]),)
             except ray.exceptions.RaySystemError as error:
                 return Failure("cannot be loaded", _last_line(error))
+            self._memory_bytes = memory_bytes
             limit_threads(threads)
             return outgrown(memory_bytes)
         return None
 
-    def perform(self, boxed: tuple[Any], threads: int, memory_bytes: int | None, job: Job) -> Any:
-        """The job's result, `Failure`, or `Outgrown`."""
-        failure = self.ready(boxed, threads, memory_bytes)
-        if failure is not None or self._loaded is None:
-            return failure
-        result = perform_within(self._loaded[0], job, memory_bytes)
-        self._spent = isinstance(result, Outgrown)
-        return result
+    def perform(self, jobs: bytes) -> bytes | None:
+        """Pickled jobs' results, pickled; the last may be `Outgrown`. None in a process that has no context yet."""
+        if self._loaded is None:
+            return None
+        results: list[Any] = []
+        for job in pickle.loads(jobs):  # noqa: S301 - the driver's
+            results.append(perform_within(self._loaded[0], job, self._memory_bytes))
+            self._spent = isinstance(results[-1], Outgrown)
+            if self._spent:
+                break
+        return _pickled(results)
 
 
 @dataclass(eq=False)
 class Handle:
-    """The driver's view of one actor: `waits_for` is the result of its job, or the answer that it is there."""
+    """The driver's view of one actor: `waits_for` is the results of its jobs, or the answer that it is there."""
 
     actor: Any
     waits_for: Any = None  # ObjectRef; None when idle
-    assignment: Assignment | None = None
+    assignments: tuple[Assignment, ...] = ()
+    given: float = 0.0
     deadline: float | None = None
 
     @property
     def overdue(self) -> bool:
-        """Whether its job took longer than it may."""
+        """Whether its jobs took longer than one may."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
 
@@ -108,7 +126,7 @@ class RayExecutor(Pool[Handle]):
         self._handles: list[Handle] = []
         self._context: tuple[tuple[Any], int, int | None] = ((None,), 1, None)
         try:
-            self._context = ((_stored(context),), settings.threads, settings.memory_bytes)  # what each call takes first
+            self._context = ((_stored(context),), settings.threads, settings.memory_bytes)  # what `ready` takes
         except BaseException:
             self.close()
             raise
@@ -124,16 +142,17 @@ class RayExecutor(Pool[Handle]):
             worker_module.print_to_stdstream = self._loud
 
     def _busy(self) -> list[Handle]:
-        return [handle for handle in self._handles if handle.assignment is not None]
+        return [handle for handle in self._handles if handle.assignments]
 
     def _hand_out(self, feed: Feed) -> None:
+        limit = self._settings.timeout_s
+        call_s = CALL_S if limit is None else min(CALL_S, limit / MOST_AT_ONCE)
         for handle in self._handles:
-            assignment = feed.take() if handle.waits_for is None else None
-            if assignment is not None:
-                handle.assignment = assignment
-                handle.waits_for = handle.actor.perform.remote(*self._context, assignment.job)
-                limit = self._settings.timeout_s if assignment.job.timed else None
-                handle.deadline = None if limit is None else time.monotonic() + limit
+            taken = feed.take_some(self._settings.workers, call_s) if handle.waits_for is None else ()
+            if taken:
+                handle.assignments, handle.given = taken, time.monotonic()
+                handle.waits_for = handle.actor.perform.remote(_pickled([assignment.job for assignment in taken]))
+                handle.deadline = None if limit is None or not taken[0].job.timed else handle.given + limit
         while feed.more and len(self._handles) < self._settings.workers:
             self._handles.append(self._new_handle())
 
@@ -153,38 +172,68 @@ class RayExecutor(Pool[Handle]):
             )
         return [waiting[ref] for ref in done] + [h for h in self._handles if h.overdue and h.waits_for not in done]
 
-    def _listen(self, handle: Handle, feed: Feed) -> tuple[int, Any] | None:
-        ref, assignment = handle.waits_for, handle.assignment
+    def _listen(self, handle: Handle, feed: Feed) -> Answers:
+        ref, assignments = handle.waits_for, handle.assignments
         if handle.overdue and not ray.wait([ref], timeout=0)[0]:
             self._drop(handle)
-            return None if assignment is None else feed.lost(assignment, overdue(self._settings.timeout_s or 0.0))
-        handle.waits_for, handle.assignment, handle.deadline = None, None, None
+            return feed.lost(assignments, overdue(self._settings.timeout_s or 0.0))
+        handle.waits_for, handle.assignments, handle.deadline = None, (), None
         try:
-            result = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:  # the job could not even be unpickled, or its result not pickled
-            result = Failure(type(error.cause).__name__, str(error.cause))
+            said = ray.get(ref)
+            results = pickle.loads(said) if isinstance(said, bytes) else said  # noqa: S301 - our own worker's
+        except ray.exceptions.RayTaskError as error:  # a job could not even be unpickled, or its result not pickled
+            results = Failure(type(error.cause).__name__, str(error.cause))
         except ray.exceptions.RayError as error:
             self._revive(handle, error)
-            return None if assignment is None else feed.lost(assignment, died(_first_line(error)), MAX_ATTEMPTS + 1)
-        if assignment is not None and isinstance(result, Outgrown):
+            return feed.lost(assignments, died(_first_line(error)), MAX_ATTEMPTS + 1)
+        except Exception as error:
+            results = Failure("result cannot be read", f"{type(error).__name__}: {error}")
+        if not assignments:
+            self._greet(results)
+            return []
+        return self._answers(handle, assignments, results, feed)
+
+    def _answers(self, handle: Handle, given: Sequence[Assignment], results: Any, feed: Feed) -> Answers:
+        """To jobs, as far as their worker came with them; it takes back the rest."""
+        if results is None:  # Ray had restarted the actor before they were there
             handle.waits_for = self._ping(handle.actor)
-            return feed.lost(assignment, result.failure)
-        if assignment is None and isinstance(result, Outgrown):
-            raise AutopruneError(f"a Ray worker cannot start: {result.failure}")
-        if assignment is None and isinstance(result, Failure):
+            feed.back(given)
+            return []
+        if isinstance(results, Failure):  # of whichever of them
+            if len(given) > 1:
+                feed.back(given)
+                return []
+            results = [results]
+        feed.took((time.monotonic() - handle.given) / len(given))
+        answers: Answers = []
+        for assignment, result in zip(given, results, strict=False):
+            if isinstance(result, Outgrown):
+                handle.waits_for = self._ping(handle.actor)
+                answers += feed.lost([assignment], result.failure)
+            else:
+                answers.append((assignment.job.id, result))
+        feed.back(given[len(results) :])
+        return answers
+
+    def _greet(self, problem: Failure | Outgrown | None) -> None:
+        """An actor is there.
+
+        Raises:
+            AutopruneError: it cannot build the context.
+        """
+        if isinstance(problem, Outgrown):
+            raise AutopruneError(f"a Ray worker cannot start: {problem.failure}")
+        if problem is not None:
             raise AutopruneError(
-                f"a Ray worker cannot load what it is to work on: {result.message}. What it needs must be importable "
+                f"a Ray worker cannot load what it is to work on: {problem.message}. What it needs must be importable "
                 "on every machine of the cluster."
             )
-        if assignment is None:
-            self._failed_starts = 0
-            return None
-        return assignment.job.id, result
+        self._failed_starts = 0
 
     def _drop(self, handle: Handle) -> None:
         """Ray cannot interrupt an actor's call, but restart the actor."""
         ray.kill(handle.actor, no_restart=False)
-        handle.assignment, handle.deadline = None, None
+        handle.assignments, handle.deadline = (), None
         handle.waits_for = self._ping(handle.actor)
 
     def _revive(self, handle: Handle, error: ray.exceptions.RayError) -> None:
@@ -204,6 +253,7 @@ class RayExecutor(Pool[Handle]):
             num_gpus=self._settings.gpus_per_worker,
             max_restarts=-1,
             max_task_retries=0,
+            enable_task_events=False,
         ).remote()
         return Handle(actor, self._ping(actor))
 
