@@ -5,8 +5,9 @@ model is a Gaussian process (Rasmussen & Williams 2006, ch. 2) on logarithmic sc
 
     T = a + b L + g(L) + sum_v w_v psi_v + r(z) + noise
 
-`a + b L + g(L)` is the link from the loss to the metric; `psi_v`, the share of variable v in the damage, is what L
-changes by when the curve of v is scaled by exp(w_v); `r` are interactions, similar where the same variables are cut.
+`a + b L + g(L)` links the loss to the metric (its scales, and cliffs: `search/quality_link.py`); `psi_v`, the
+share of variable v in the damage, is what L changes by when the curve of v is scaled by exp(w_v); `r` are interactions,
+similar where the same variables are cut.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.search.linear import cholesky, product, solved
+from autoprune.search.quality_link import QualityLink, find_ruined, fitted, typical
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Integers: TypeAlias = npt.NDArray[np.int64]
@@ -29,6 +31,7 @@ LEAST_TRIALS = 4  # below these the damage alone is the prediction
 _SELECTION = 128  # trials that the prior scales are chosen by
 _FLOOR = 0.02  # of the mean damage: no cut is free of it, as curves are measured on few samples
 _VAGUE = 4.0  # prior variance of a and b
+_STEEP = 0.25  # prior variance of b around 1 where trials are ruined: quality is lost as damage is done, up to a factor
 _BEND, _BEND_REACH = 0.25, 1.0  # prior variance of g, and how far along L it is similar
 _LARGEST_WEIGHT = 2.0  # |w_v| beyond this is not believed
 
@@ -116,18 +119,18 @@ class QualityModel:
         measured = np.asarray(values, dtype=np.float64)
         rises = damage.of(choices)
         self.informed = len(measured) >= LEAST_TRIALS and float(np.ptp(measured)) > 0.0
-        self._unit = _typical(rises.sum(axis=1))
+        totals = rises.sum(axis=1)
+        self._unit = typical(totals)
         if not self.informed:
             return
-        self._best = float(measured.min())
-        self._step = _typical(measured - self._best)
-        target = np.log1p((measured - self._best) / self._step)
+        self._link = link = QualityLink.of(measured, totals, find_ruined(measured, totals))
+        self._unit = link.unit
         self._seen = self._coordinates(rises)
         self._spacing = _spacing(self._seen.cut)
         kernel = self._kernel(self._seen, self._seen)
-        kernel[np.diag_indices_from(kernel)] += scales.noise**2
-        self._whitening = solved(cholesky(kernel), np.eye(len(kernel)))  # its transpose times itself inverts the kernel
-        self._weights = product(self._whitening.T, product(self._whitening, target))
+        self._whitening, self._weights = fitted(
+            kernel, link.target - self._expected(self._seen), link.ruined, scales.noise
+        )
 
     def predict(self, choices: npt.ArrayLike) -> Floats:
         """The median of what a trial would measure; the summed damage, without a unit, where there are few trials.
@@ -152,15 +155,12 @@ class QualityModel:
             return np.repeat(rises.sum(axis=1)[:, None], len(deviations), axis=1)
         asked = self._coordinates(rises)
         kernel = self._kernel(asked, self._seen)
-        mean = product(kernel, self._weights)
+        mean = self._expected(asked) + product(kernel, self._weights)
         spread = np.zeros_like(mean)
         if np.any(deviations):
             explained = product(kernel, self._whitening.T)  # (n, n_trials)
             spread = np.sqrt(np.maximum(self._prior_variance(asked) - (explained**2).sum(axis=1), 1e-12))
-        with np.errstate(over="ignore"):
-            return np.asarray(
-                self._best + self._step * np.expm1(np.minimum(mean[:, None] + spread[:, None] * deviations, 50.0))
-            )
+        return self._link.values(mean[:, None] + spread[:, None] * deviations)
 
     def tables(self) -> tuple[Floats, ...]:
         """Damage by variable and level, each scaled by what trials say of it.  # n_variables x (n_levels,)"""
@@ -173,15 +173,24 @@ class QualityModel:
     def _coordinates(self, rises: Floats) -> _Coordinates:
         return _coordinates(rises, self._unit)
 
+    @property
+    def _slope(self) -> float:
+        return _VAGUE if self._link.reach is None else _STEEP
+
+    def _expected(self, at: _Coordinates) -> Floats:
+        """Prior mean of the quality.  # (n,)"""
+        return np.zeros_like(at.link) if self._link.reach is None else at.link
+
     def _kernel(self, one: _Coordinates, other: _Coordinates) -> Floats:
         """Prior covariance of the quality at two sets of choices.  # (n_one, n_other)"""
-        fixed, shares, distance = _kernels(one, other)
+        fixed, shares, distance = _kernels(one, other, self._slope)
         return _combined(fixed, shares, distance / self._spacing, self._scales)
 
     def _prior_variance(self, at: _Coordinates) -> Floats:
         scales = self._scales
         return np.asarray(
-            _VAGUE * (1.0 + at.link**2)
+            _VAGUE
+            + self._slope * at.link**2
             + _BEND
             + scales.weights**2 * (at.shares**2).sum(axis=1)
             + scales.interactions**2
@@ -199,13 +208,19 @@ def select_scales(damage: Damage, choices: npt.ArrayLike, values: npt.ArrayLike)
     measured = np.asarray(values, dtype=np.float64)
     if len(measured) < 2 * LEAST_TRIALS or float(np.ptp(measured)) == 0.0:
         return DEFAULT_SCALES
-    kept = np.unique(np.linspace(0, len(measured) - 1, min(len(measured), _SELECTION)).astype(np.int64))
-    measured = measured[kept]
-    rises = damage.of(choices)[kept]
-    target = np.log1p((measured - measured.min()) / _typical(measured - measured.min()))
-    at = _coordinates(rises, _typical(rises.sum(axis=1)))
-    fixed, shares, distance = _kernels(at, at)
+    rises = damage.of(choices)
+    ruined = find_ruined(measured, rises.sum(axis=1))
+    telling = np.flatnonzero(~ruined)
+    if len(telling) < 2 * LEAST_TRIALS:
+        return DEFAULT_SCALES
+    kept = telling[np.unique(np.linspace(0, len(telling) - 1, min(len(telling), _SELECTION)).astype(np.int64))]
+    rows = np.sort(np.concatenate([kept, np.flatnonzero(ruined)]))  # the ruined tell where quality ends, no more
+    link = QualityLink.of(measured[rows], rises[rows].sum(axis=1), ruined[rows])
+    at = _coordinates(rises[kept], link.unit)
+    saturates = link.reach is not None
+    fixed, shares, distance = _kernels(at, at, _STEEP if saturates else _VAGUE)
     distance /= _spacing(at.cut)
+    target = link.target[~link.ruined] - (at.link if saturates else 0.0)
     return max(_GRID, key=lambda scales: _likelihood(_combined(fixed, shares, distance, scales), target, scales.noise))
 
 
@@ -223,10 +238,10 @@ def _coordinates(rises: Floats, unit: float) -> _Coordinates:
     return _Coordinates(np.log1p(total / unit), rises / (unit + total)[:, None], scaled)
 
 
-def _kernels(one: _Coordinates, other: _Coordinates) -> tuple[Floats, Floats, Floats]:
+def _kernels(one: _Coordinates, other: _Coordinates, slope: float) -> tuple[Floats, Floats, Floats]:
     """Covariance of the link, inner products of the shares, squared distances of the cuts.  # (n_one, n_other) each"""
     apart = one.link[:, None] - other.link[None, :]
-    fixed = _VAGUE * (1.0 + one.link[:, None] * other.link[None, :])
+    fixed = _VAGUE + slope * (one.link[:, None] * other.link[None, :])
     fixed = fixed + _BEND * np.exp(-0.5 * (apart / _BEND_REACH) ** 2)
     return fixed, product(one.shares, other.shares.T), _distances(one.cut, other.cut)
 
@@ -246,12 +261,6 @@ def _distances(one: Floats, other: Floats) -> Floats:
 def _spacing(cut: Floats) -> float:
     """Mean squared distance between trials."""
     return max(2.0 * float(cut.var(axis=0).sum()), 1e-12)
-
-
-def _typical(values: Floats) -> float:
-    """A quarter of the median: below it the logarithmic scale is nearly linear."""
-    positive = values[values > 0.0]
-    return max(0.25 * float(np.median(positive)), 1e-12) if len(positive) else 1.0
 
 
 def foretold(damage: Damage, choices: npt.ArrayLike, values: npt.ArrayLike, batch: int = 16) -> Floats:
