@@ -15,7 +15,7 @@ MAX_ATTEMPTS = 2  # a worker that dies costs one retry, then the job is a Failur
 MAX_FAILED_STARTS = 3  # in a row; then something is wrong with starting workers at all
 
 START_TIMEOUT_S = 300.0  # for a worker to be there with its context; a cluster may have to add a machine first
-CALL_S = 0.8  # that short jobs, handed to a worker at once, may take together
+CALL_S = 1.0  # that short jobs, handed to a worker at once, may take together
 MOST_AT_ONCE = 4  # of them: what is lost with their worker is begun again
 _LATELY = 16  # calls, whose times tell of the next ones; before there are as many nothing is known
 _END = object()  # in the place of a job: there are no more
