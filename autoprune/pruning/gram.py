@@ -89,7 +89,7 @@ class Sums:
         Args:
             reading: how it is read.
             x: the activation.
-            weights: of its output positions, samples first; of no use where positions share a fit.  # (positions,)
+            weights: of its output positions, samples first; passed over where they are not as many.  # (positions,)
         """
         x = x.detach()
         if reading.window is not None:
