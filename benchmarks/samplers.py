@@ -1,6 +1,7 @@
 """Which sampler moves the front furthest, on synthetic networks whose damage does not add up.
 
     python benchmarks/samplers.py --instances 5 --trials 200 --out runs/samplers.json
+    python benchmarks/samplers.py --instances 10 --trials 40 --variables 25 --steepness 100   # easily ruined
 
 Every sampler gets the same seeds, allocated by the same damage curves, which know nothing of interactions; `-unseeded`
 ones get no seeds, and NSGA-II unseeded is what a user would otherwise run; `-overlap` ones propose a batch while the
@@ -93,6 +94,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--variables", type=int, default=20)
     parser.add_argument("--coupling", type=float, default=0.6)
+    parser.add_argument("--steepness", type=float, default=8.0, help="rise of the loss where everything is cut")
     parser.add_argument("--objectives", nargs="+", default=["error", "latency_p50"])
     parser.add_argument(
         "--methods", nargs="+", default=[*SAMPLERS.names(), ALONE, "nsga2-unseeded", "surrogate-unseeded"]
@@ -104,7 +106,11 @@ def main() -> None:
     needed: dict[str, list[float]] = {method: [] for method in options.methods}
     for instance in range(options.instances):
         problem = landscape_problem(
-            options.variables, seed=instance, coupling=options.coupling, objectives=options.objectives
+            options.variables,
+            seed=instance,
+            coupling=options.coupling,
+            steepness=options.steepness,
+            objectives=options.objectives,
         )
         curves: dict[str, Floats] = {}
         every: list[Trial] = []
@@ -136,6 +142,7 @@ def main() -> None:
             },
             "variables": options.variables,
             "coupling": options.coupling,
+            "steepness": options.steepness,
             "objectives": options.objectives,
         },
     )

@@ -118,6 +118,7 @@ def landscape_problem(
     *,
     seed: int = 0,
     coupling: float = 0.6,
+    steepness: float = 8.0,
     objectives: Sequence[str] = ("error", "latency_p50"),
     constraints: Sequence[str] = (),
 ) -> LandscapeProblem:
@@ -128,6 +129,7 @@ def landscape_problem(
         levels: widths of each.
         seed: draws sensitivities, interactions and prices.
         coupling: how much of the damage comes from interactions: as much again as the curves say, times this.
+        steepness: rise of the loss where everything is cut; at 3 a model is as good as guessing.
         objectives, constraints: as a user names them.
     """
     rng = np.random.default_rng(seed)
@@ -138,7 +140,7 @@ def landscape_problem(
         tuple(Variable(name, (name,), tuple((width,) for width in range(1, levels + 1))) for name in names),
     )
     weights = rng.lognormal(0.0, 1.2, variables)
-    weights *= 8.0 / weights.sum()
+    weights *= steepness / weights.sum()
     strength = rng.lognormal(0.0, 1.0, (variables, variables)) * rng.choice((1.0, -0.4), (variables, variables))
     near = np.abs(np.subtract.outer(np.arange(variables), np.arange(variables))) == 1
     strength *= np.where(near, 1.0, rng.random((variables, variables)) < 0.1)

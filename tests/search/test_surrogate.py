@@ -42,6 +42,17 @@ def test_it_moves_the_front_further_than_nsga2(tmp_path: Path) -> None:
     assert min(gains) > 0.0
 
 
+def test_of_a_network_that_is_easily_ruined_it_stays_before_the_cliff(tmp_path: Path) -> None:
+    """Cutting a fifth makes models guess: a few trials tell that, and where."""
+    late: list[float] = []
+    for seed in range(1, 4):
+        problem = landscape_problem(16, seed=seed, steepness=100.0)
+        trials = search(problem, tmp_path / str(seed), 40)
+        late += [problem.landscape.error(trial.policy) for trial in trials[16:] if trial.origin == "sampler"]
+    assert len(late) >= 60
+    assert np.mean(np.array(late) > 0.8) < 0.05
+
+
 def test_a_resumed_search_proposes_the_same(tmp_path: Path) -> None:
     problem = landscape_problem(8, seed=3)
     whole = search(problem, tmp_path / "whole", 60)
