@@ -18,7 +18,7 @@ from autoprune.search.trial import Seed
 if TYPE_CHECKING:
     from autoprune.pipeline.problem import Problem, SearchSettings
 
-LADDER = (0.0, 0.5, 0.75)  # uniform ratios among the seeds; the smallest policy tells how bad it can get
+LADDER = (0.25, 0.5, 1.0)  # uniform ratios among the seeds; the smallest policy tells how bad it can get
 SEED_SHARE = 0.2  # of all trials are seeds
 RICHER = 4  # times as many policies are allocated, to choose the seeds among
 

@@ -72,7 +72,7 @@ def test_a_bound_pulls_no_seed_away_from_the_front() -> None:
 def test_every_cost_has_its_seeds() -> None:
     problem = landscape_problem(16, seed=1, objectives=("error", "latency_p50", "size"))
     seeds = seeds_of(problem)
-    turns = np.array([problem.space.choice(seed.policy) for seed in seeds[4:]])
+    turns = np.array([problem.space.choice(seed.policy) for seed in seeds if seed.origin == "allocation"])
     assert len(seeds) <= 30
     costs = problem.costs.values(problem.objectives[1:], turns)
     for column in range(2):  # each cost's own turns reach both of its ends
@@ -93,9 +93,12 @@ def test_which_costs() -> None:
     assert costs(["error"], [], ["a"]) == []
 
 
-def test_quality_alone_has_a_ladder() -> None:
+def test_quality_alone_has_a_ladder_down_to_the_smallest_policy() -> None:
     problem: LandscapeProblem = landscape_problem(16, seed=1, objectives=("error",))
-    assert [seed.origin for seed in seeds_of(problem)] == ["uniform", "uniform", "uniform", "dense"]
+    seeds = seeds_of(problem)
+    assert [seed.origin for seed in seeds] == ["uniform", "uniform", "uniform", "dense"]
+    assert problem.space.choice(seeds[2].policy) == problem.space.narrowest
+    assert problem.space.choice(seeds[3].policy) == problem.space.dense
 
 
 def test_the_first_places_of_a_front_cover_most_of_it() -> None:
