@@ -10,6 +10,7 @@ Approximate Curvature). With signs `e` drawn for each sample (`gradients.py`), `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -35,8 +36,8 @@ def relevance(graph: DependencyGraph, calibration: Sequence[Any], seed: int = 0)
         seed: of what is drawn.
 
     Returns:
-        Weights; nothing at all where no gradient flows from the outputs (they are indices, say): every place then
-        counts alike.
+        Weights; nothing of contractions whose derivatives are all zero or not finite, and nothing at all where no
+        gradient flows from the outputs (they are indices, say): all places then count alike.
 
     Raises:
         InputError: a batch that does not fit the model's inputs.
@@ -63,7 +64,8 @@ def relevance(graph: DependencyGraph, calibration: Sequence[Any], seed: int = 0)
         differentiate(graph, calibration, None, seed, made=made, batch_done=batch_done)
     except NoGradientError:
         return {}
-    return found
+    totals = {name: sum(float(weights.float().sum()) for weights in batches) for name, batches in found.items()}
+    return {name: found[name] for name, total in totals.items() if 0.0 < total < math.inf}
 
 
 def _output_axes(program: Program) -> dict[str, int]:

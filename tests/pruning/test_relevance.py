@@ -105,3 +105,12 @@ def test_without_gradients_all_places_count_alike() -> None:
     assert relevance(graph, batches) == {}
     module = Pruner(graph, "obs", batches).build(graph.uniform(0.5))
     assert module(*batches[0]).shape == (40,)
+
+
+@pytest.mark.parametrize("value", [0.0, torch.inf])
+def test_derivatives_that_say_nothing_are_passed_over(value: float) -> None:
+    model, batches = masked()
+    with torch.no_grad():
+        model.head.weight[:] = value
+    found = relevance(trace(model, batches[0]), batches)
+    assert len(found) == 1  # of the head itself: its result is the output
