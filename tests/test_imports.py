@@ -28,7 +28,7 @@ LEVEL = {
     "cli": 9,
 }
 ONLY_IN = {
-    "optuna": ("search/storage.py", "search/backend.py", "search/samplers/"),
+    "optuna": ("search/storage.py", "search/backend.py", "search/journal.py", "search/samplers/"),
     "ray": ("search/executors/ray.py", "tuning/"),
     "onnxruntime": ("hardware/runtimes/", "hardware/kit/far/", "artifacts/"),
     "plotly": ("artifacts/report/",),

@@ -27,7 +27,8 @@ def make_seeds(problem: Problem, curves: DamageCurves, settings: SearchSettings)
     """All seeds, where damage is known from the start: first those that may widen the front most, then the ladder,
     which tells more where the prediction is wrong, last the dense policy, which was judged before."""
     dense, *ladder = opening_seeds(problem)
-    return [*allocated_seeds(problem, curves, settings), *ladder, dense]
+    others = [*allocated_seeds(problem, curves, settings), *ladder]
+    return [*(seed for seed in others if seed.policy != dense.policy), dense]
 
 
 def opening_seeds(problem: Problem) -> list[Seed]:
